@@ -1,0 +1,21 @@
+//! The Kubernetes client every other part of Karve uses.
+//!
+//! [`Client`] is kube's client over any tower service: inside the server
+//! process it calls the API server directly, on an agent it speaks TLS. On it
+//! stand [`Informers`] (one list/watch for each kind, shared by everyone who
+//! asks), and [`Controller`] (a work queue of keys with one run for each key
+//! at a time, deduplication and back-off).
+//!
+//! List/watch itself is `kube::runtime::watcher`: an explicit state machine
+//! that resumes, relists on 410 and backs off, used as it is.
+
+mod controller;
+mod informer;
+mod key;
+
+pub use controller::{Action, Controller, Enqueue};
+pub use informer::{Change, Informer, Informers, Subscription, Watched};
+pub use key::NamespacedName;
+pub use kube::api;
+pub use kube::core;
+pub use kube::{Api, Client, Error, Resource, ResourceExt};

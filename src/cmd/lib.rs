@@ -1,0 +1,1 @@
+//! The karve command: CLI, configuration and wiring.

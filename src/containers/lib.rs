@@ -1,0 +1,1 @@
+//! Images, overlay root file systems and containers by libcontainer.

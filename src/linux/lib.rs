@@ -1,0 +1,1 @@
+//! Narrow interfaces to the Linux kernel; the only crate with unsafe code.

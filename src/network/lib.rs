@@ -1,0 +1,1 @@
+//! Pod network: IPAM, bridge, veth, host ports.

@@ -1,0 +1,1 @@
+//! Certificate authorities, certificates, tokens and keys at rest.

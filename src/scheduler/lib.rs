@@ -1,0 +1,1 @@
+//! The pod scheduler: filter, score, preempt, bind.

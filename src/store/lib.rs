@@ -1,0 +1,62 @@
+//! The store under the API server: an MVCC key-value map with etcd's semantics.
+//!
+//! One global [`Revision`] counts transactions that write. Every version of
+//! every key since the last compaction can be read at any revision and watched
+//! from it. The store knows bytes, not Kubernetes.
+//!
+//! [`Store`] is the face; `sqlite` implements it over one SQLite database,
+//! and a client of an external etcd cluster can implement it as well: callers
+//! hold an `Arc<dyn Store>` and do not know which they have.
+
+mod types;
+
+pub use types::{
+    Compare, CompareOp, CompareTarget, Error, Event, EventKind, KeyValue, LeaseId, Op, OpResult,
+    RangeRequest, RangeResult, Result, Revision, Txn, TxnResult, WatchEvent, WatchRequest,
+};
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+/// An MVCC key-value store with watches.
+///
+/// A write returns after it is durable: acknowledged is never lost, and a
+/// revision never moves backwards.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Reads keys at a revision, in key order.
+    async fn range(&self, request: RangeRequest) -> Result<RangeResult>;
+
+    /// Runs a transaction: all compares hold → `success`, else `failure`.
+    /// Writes of one transaction share one revision; a transaction without
+    /// writes takes none.
+    async fn txn(&self, txn: Txn) -> Result<TxnResult>;
+
+    /// Watches keys from a revision. The stream ends only with an error event
+    /// or when dropped; [`Error::Compacted`] when the revision is gone.
+    async fn watch(&self, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchEvent>>>;
+
+    /// Forgets versions superseded at or before `revision`.
+    async fn compact(&self, revision: Revision) -> Result<()>;
+
+    /// Grants a lease; keys attached to it are deleted when it runs out. A
+    /// zero id lets the store choose one.
+    async fn lease_grant(&self, id: LeaseId, ttl: Duration) -> Result<LeaseId>;
+
+    /// Renews a lease; returns its granted time to live.
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration>;
+
+    /// Ends a lease and deletes its keys in one revision.
+    async fn lease_revoke(&self, id: LeaseId) -> Result<()>;
+
+    /// Revision of the last write that is durable and visible.
+    async fn revision(&self) -> Result<Revision>;
+
+    /// Oldest revision that can still be read or watched from.
+    async fn compacted_revision(&self) -> Result<Revision>;
+
+    /// Bytes the store takes on disk.
+    async fn size(&self) -> Result<u64>;
+}

@@ -1,0 +1,1 @@
+//! Helpers for tests: an in-process control plane, node sandbox, waits.
