@@ -1,1 +1,20 @@
-//! Kubernetes types as data: the schema table and the engines that run on it.
+//! Kubernetes types as data.
+//!
+//! One compact table, generated from facts, describes every built-in type;
+//! generic engines run on it: decoding with field validation, pruning,
+//! defaulting, patches, server-side apply, protobuf, OpenAPI, discovery. Custom
+//! resources compile into the same form. What is truly per kind (validation,
+//! create/update strategy, table columns) is one small file under [`kinds`].
+//!
+//! Objects are `serde_json::Value` trees. Nothing here does I/O.
+
+#![forbid(unsafe_code)]
+
+pub mod field;
+pub mod gvk;
+pub mod kinds;
+pub mod status;
+
+pub use field::{ErrorType, FieldError, Path};
+pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use status::{Reason, Status};

@@ -15,7 +15,11 @@ pub struct Backoff {
 impl Backoff {
     /// A back-off whose first delay is `first` and whose longest is `cap`.
     pub fn new(first: Duration, cap: Duration) -> Self {
-        Self { first, cap, next: first }
+        Self {
+            first,
+            cap,
+            next: first,
+        }
     }
 
     /// The delay to wait now; the one after it is twice as long.
@@ -41,7 +45,10 @@ mod tests {
         for at_least in [100, 200, 350, 350] {
             let delay = backoff.next_delay().as_secs_f64() * 1000.0;
             let at_least = f64::from(at_least);
-            assert!(delay >= at_least && delay <= at_least * 1.1 + 0.1, "{delay} for {at_least}");
+            assert!(
+                delay >= at_least && delay <= at_least * 1.1 + 0.1,
+                "{delay} for {at_least}"
+            );
         }
         backoff.reset();
         assert!(backoff.next_delay() < Duration::from_millis(120));

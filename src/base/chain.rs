@@ -32,6 +32,9 @@ mod tests {
     #[test]
     fn joins_sources() {
         let error = Outer(std::io::Error::other("disk on fire"));
-        assert_eq!(Chain(&error).to_string(), "reading the config: disk on fire");
+        assert_eq!(
+            Chain(&error).to_string(),
+            "reading the config: disk on fire"
+        );
     }
 }

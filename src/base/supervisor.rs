@@ -37,7 +37,10 @@ pub struct Outcome {
 impl Supervisor {
     /// A supervisor whose tasks stop when `shutdown` triggers.
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { shutdown, tasks: Mutex::default() }
+        Self {
+            shutdown,
+            tasks: Mutex::default(),
+        }
     }
 
     /// The signal this supervisor's tasks obey.
@@ -66,7 +69,10 @@ impl Supervisor {
     pub async fn stop(&self, deadline: Duration) -> Outcome {
         self.shutdown.trigger();
         let Tasks { mut set, mut names } = std::mem::take(&mut *self.tasks.lock());
-        let mut outcome = Outcome { panicked: Vec::new(), aborted: Vec::new() };
+        let mut outcome = Outcome {
+            panicked: Vec::new(),
+            aborted: Vec::new(),
+        };
         let drain = async {
             while let Some(ended) = set.join_next_with_id().await {
                 let (id, panicked) = match ended {
@@ -99,6 +105,12 @@ mod tests {
         supervisor.spawn("willing", |stop| async move { stop.triggered().await });
         supervisor.spawn("deaf", |_| std::future::pending());
         let outcome = supervisor.stop(Duration::from_secs(1)).await;
-        assert_eq!(outcome, Outcome { panicked: vec![], aborted: vec!["deaf".into()] });
+        assert_eq!(
+            outcome,
+            Outcome {
+                panicked: vec![],
+                aborted: vec!["deaf".into()]
+            }
+        );
     }
 }

@@ -5,17 +5,23 @@ use jiff::tz::TimeZone;
 
 /// `metav1.Time`: RFC 3339 in UTC with whole seconds, such as `2026-01-31T12:00:00Z`.
 pub fn rfc3339(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    at.to_zoned(TimeZone::UTC)
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
 }
 
 /// `metav1.MicroTime`: RFC 3339 in UTC with exactly six fractional digits.
 pub fn rfc3339_micro(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+    at.to_zoned(TimeZone::UTC)
+        .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+        .to_string()
 }
 
 /// RFC 3339 in UTC with nine fractional digits, as CRI log lines carry it.
 pub fn rfc3339_nano(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
+    at.to_zoned(TimeZone::UTC)
+        .strftime("%Y-%m-%dT%H:%M:%S.%9fZ")
+        .to_string()
 }
 
 #[cfg(test)]

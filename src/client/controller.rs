@@ -130,7 +130,9 @@ impl<Q: Clone + Eq + Hash + Ord> State<Q> {
             }
             Err(()) => {
                 let failures = self.failures.entry(key.clone()).or_default();
-                let delay = FIRST_RETRY.saturating_mul(1 << (*failures).min(20)).min(LAST_RETRY);
+                let delay = FIRST_RETRY
+                    .saturating_mul(1 << (*failures).min(20))
+                    .min(LAST_RETRY);
                 *failures += 1;
                 self.add_at(key, now + delay);
             }
@@ -157,7 +159,10 @@ impl<Q: Clone + Eq + Hash + Ord + Send + Sync + std::fmt::Debug + 'static> Contr
             failures: HashMap::new(),
             sequence: 0,
         };
-        let queue = Arc::new(Queue { state: Mutex::new(state), changed: Notify::new() });
+        let queue = Arc::new(Queue {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        });
         Self { name, queue, tasks }
     }
 
@@ -213,15 +218,16 @@ impl<Q: Clone + Eq + Hash + Ord + Send + Sync + std::fmt::Debug + 'static> Contr
             let queue = self.queue.clone();
             let reconcile = reconcile.clone();
             let controller = self.name;
-            self.tasks.spawn(format!("{controller} worker {worker}"), |stop| async move {
-                while let Some(key) = next(&queue, &stop).await {
-                    let outcome = reconcile(key.clone()).await.map_err(|error| {
+            self.tasks
+                .spawn(format!("{controller} worker {worker}"), |stop| async move {
+                    while let Some(key) = next(&queue, &stop).await {
+                        let outcome = reconcile(key.clone()).await.map_err(|error| {
                         tracing::info!(controller, ?key, error = %base::Chain(&error), "retrying");
                     });
-                    queue.state.lock().finish(key, outcome, Instant::now());
-                    queue.changed.notify_one();
-                }
-            });
+                        queue.state.lock().finish(key, outcome, Instant::now());
+                        queue.changed.notify_one();
+                    }
+                });
         }
     }
 }
@@ -282,7 +288,10 @@ mod tests {
         assert_eq!(runs.recv().await, Some(1));
         assert_eq!(runs.recv().await, Some(2));
         assert_eq!(runs.recv().await, Some(3));
-        assert_eq!(tasks.stop(Duration::from_secs(1)).await.aborted, Vec::<String>::new());
+        assert_eq!(
+            tasks.stop(Duration::from_secs(1)).await.aborted,
+            Vec::<String>::new()
+        );
     }
 
     #[test]

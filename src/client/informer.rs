@@ -61,7 +61,9 @@ struct Shared<K> {
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -74,7 +76,10 @@ impl<K: Watched> Informer<K> {
         });
         let name = format!("informer {}", K::kind(&()));
         let task = shared.clone();
-        tasks.spawn(name, |stop| async move { task.run(api, config, stop).await });
+        tasks.spawn(
+            name,
+            |stop| async move { task.run(api, config, stop).await },
+        );
         Self { shared }
     }
 
@@ -90,7 +95,13 @@ impl<K: Watched> Informer<K> {
 
     /// Every object `keep` accepts, in no order.
     pub fn filter(&self, mut keep: impl FnMut(&K) -> bool) -> Vec<Arc<K>> {
-        self.shared.objects.read().values().filter(|object| keep(object)).cloned().collect()
+        self.shared
+            .objects
+            .read()
+            .values()
+            .filter(|object| keep(object))
+            .cloned()
+            .collect()
     }
 
     /// Every object of a namespace, in no order.
@@ -101,7 +112,12 @@ impl<K: Watched> Informer<K> {
     /// Completes once the first list has arrived.
     pub async fn synced(&self) {
         // The sender lives in `shared`, which `self` holds: waiting cannot fail.
-        let _ = self.shared.synced.subscribe().wait_for(|synced| *synced).await;
+        let _ = self
+            .shared
+            .synced
+            .subscribe()
+            .wait_for(|synced| *synced)
+            .await;
     }
 
     /// Whether the first list has arrived.
@@ -111,7 +127,10 @@ impl<K: Watched> Informer<K> {
 
     /// Changes from now on; the first one is always [`Change::Resync`].
     pub fn subscribe(&self) -> Subscription<K> {
-        Subscription { receiver: self.shared.changes.subscribe(), resync: true }
+        Subscription {
+            receiver: self.shared.changes.subscribe(),
+            resync: true,
+        }
     }
 }
 
@@ -153,7 +172,10 @@ impl<K: Watched> Shared<K> {
                 }
                 Ok(Event::Apply(object)) => {
                     let new = Arc::new(object);
-                    let old = self.objects.write().insert(NamespacedName::of(&*new), new.clone());
+                    let old = self
+                        .objects
+                        .write()
+                        .insert(NamespacedName::of(&*new), new.clone());
                     let _ = self.changes.send(Change::Applied { old, new });
                 }
                 Ok(Event::Delete(object)) => {
@@ -178,7 +200,10 @@ impl<K: Watched> Shared<K> {
             }) {
                 continue;
             }
-            let _ = self.changes.send(Change::Applied { old, new: new.clone() });
+            let _ = self.changes.send(Change::Applied {
+                old,
+                new: new.clone(),
+            });
         }
         for (key, old) in stale {
             if !fresh.contains_key(&key) {
@@ -199,7 +224,11 @@ pub struct Informers {
 impl Informers {
     /// Informers that watch through `client` and whose tasks `tasks` owns.
     pub fn new(client: Client, tasks: Arc<Supervisor>) -> Self {
-        Self { client, tasks, started: Arc::default() }
+        Self {
+            client,
+            tasks,
+            started: Arc::default(),
+        }
     }
 
     /// The client they watch through.

@@ -22,8 +22,8 @@ pub use image::{FsUsage, Image, ImageService, PullProgress, RegistryAuth};
 pub use network::{PodNetwork, PodNetworkRequest, PodNetworkStatus, PortMapping, Protocol};
 pub use runtime::{
     ContainerConfig, ContainerEvent, ContainerId, ContainerResources, ContainerRuntime,
-    ContainerState, ContainerStatus, ContainerStats, ContainerUser, DnsConfig, ExecRequest,
-    ExecResult, ExitStatus, Mount, MountPropagation, NamespaceMode, PodSandboxConfig,
-    PodSandboxId, PodSandboxStats, PodSandboxStatus, SandboxState, SeccompProfile,
-    SecurityContext, Streams, TerminalSize,
+    ContainerState, ContainerStats, ContainerStatus, ContainerUser, DnsConfig, ExecRequest,
+    ExecResult, ExitStatus, Mount, MountPropagation, NamespaceMode, PodSandboxConfig, PodSandboxId,
+    PodSandboxStats, PodSandboxStatus, SandboxState, SeccompProfile, SecurityContext, Streams,
+    TerminalSize,
 };
