@@ -204,6 +204,28 @@ impl<Q: Clone + Eq + Hash + Ord + Send + Sync + std::fmt::Debug + 'static> Contr
         self
     }
 
+    /// Feeds the keys `map` names for every change, for reconcilers that care
+    /// what changed. `map` sees [`Change::Resync`], too, and then looks at
+    /// everything.
+    pub fn watch_changes<K: Watched>(
+        &self,
+        informer: &Informer<K>,
+        map: impl Fn(&Change<K>) -> Vec<Q> + Send + Sync + 'static,
+    ) -> &Self {
+        let enqueue = self.enqueue();
+        let informer = informer.clone();
+        let name = format!("{} watch {}", self.name, K::kind(&()));
+        self.tasks.spawn(name, |stop| async move {
+            let mut changes = informer.subscribe();
+            while let Some(Some(change)) = stop.guard(changes.next()).await {
+                for key in map(&change) {
+                    enqueue.add(key);
+                }
+            }
+        });
+        self
+    }
+
     /// Starts `workers` loops that run `reconcile` on keys: one run for each
     /// key at a time. A failed run is logged and retried with back-off from
     /// 5 ms to 1,000 s.

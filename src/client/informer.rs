@@ -1,10 +1,12 @@
 //! Shared informers: one list/watch for each kind, a local copy, and changes.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
+use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::{Shutdown, Supervisor};
 use futures::StreamExt;
@@ -54,7 +56,8 @@ pub struct Informer<K> {
 }
 
 struct Shared<K> {
-    objects: RwLock<HashMap<NamespacedName, Arc<K>>>,
+    objects: RwLock<BTreeMap<NamespacedName, Arc<K>>>,
+    revision: AtomicU64,
     changes: broadcast::Sender<Change<K>>,
     synced: watch::Sender<bool>,
 }
@@ -71,6 +74,7 @@ impl<K: Watched> Informer<K> {
     fn start(api: Api<K>, config: watcher::Config, tasks: &Supervisor) -> Self {
         let shared = Arc::new(Shared {
             objects: RwLock::default(),
+            revision: AtomicU64::new(0),
             changes: broadcast::Sender::new(BACKLOG),
             synced: watch::Sender::new(false),
         });
@@ -88,12 +92,12 @@ impl<K: Watched> Informer<K> {
         self.shared.objects.read().get(key).cloned()
     }
 
-    /// Every object, in no order.
+    /// Every object, in order of namespace and name.
     pub fn list(&self) -> Vec<Arc<K>> {
         self.shared.objects.read().values().cloned().collect()
     }
 
-    /// Every object `keep` accepts, in no order.
+    /// Every object `keep` accepts, in order of namespace and name.
     pub fn filter(&self, mut keep: impl FnMut(&K) -> bool) -> Vec<Arc<K>> {
         self.shared
             .objects
@@ -104,9 +108,22 @@ impl<K: Watched> Informer<K> {
             .collect()
     }
 
-    /// Every object of a namespace, in no order.
+    /// Every object of a namespace, in order of name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.filter(|object| object.meta().namespace.as_deref() == Some(namespace))
+        let first = NamespacedName::new(namespace, "");
+        self.shared
+            .objects
+            .read()
+            .range((Bound::Included(first), Bound::Unbounded))
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    /// The highest `resourceVersion` this copy has seen on an object. Once it
+    /// reaches the version a write returned, the copy reflects that write.
+    pub fn revision(&self) -> u64 {
+        self.shared.revision.load(Ordering::Acquire)
     }
 
     /// Completes once the first list has arrived.
@@ -157,11 +174,12 @@ impl<K: Watched> Subscription<K> {
 impl<K: Watched> Shared<K> {
     async fn run(self: Arc<Self>, api: Api<K>, config: watcher::Config, stop: Shutdown) {
         let mut events = pin!(watcher::watcher(api, config).default_backoff());
-        let mut relist: Option<HashMap<NamespacedName, Arc<K>>> = None;
+        let mut relist: Option<BTreeMap<NamespacedName, Arc<K>>> = None;
         while let Some(Some(event)) = stop.guard(events.next()).await {
             match event {
-                Ok(Event::Init) => relist = Some(HashMap::new()),
-                Ok(Event::InitApply(object)) => {
+                Ok(Event::Init) => relist = Some(BTreeMap::new()),
+                Ok(Event::InitApply(mut object)) => {
+                    trim(&mut object);
                     relist
                         .get_or_insert_default()
                         .insert(NamespacedName::of(&object), Arc::new(object));
@@ -170,16 +188,20 @@ impl<K: Watched> Shared<K> {
                     self.replace(relist.take().unwrap_or_default());
                     self.synced.send_replace(true);
                 }
-                Ok(Event::Apply(object)) => {
+                Ok(Event::Apply(mut object)) => {
+                    trim(&mut object);
                     let new = Arc::new(object);
                     let old = self
                         .objects
                         .write()
                         .insert(NamespacedName::of(&*new), new.clone());
+                    self.advance(&new);
                     let _ = self.changes.send(Change::Applied { old, new });
                 }
-                Ok(Event::Delete(object)) => {
+                Ok(Event::Delete(mut object)) => {
+                    trim(&mut object);
                     self.objects.write().remove(&NamespacedName::of(&object));
+                    self.advance(&object);
                     let _ = self.changes.send(Change::Deleted(Arc::new(object)));
                 }
                 Err(error) => {
@@ -189,9 +211,19 @@ impl<K: Watched> Shared<K> {
         }
     }
 
+    fn advance(&self, object: &K) {
+        let version = object.meta().resource_version.as_deref();
+        if let Some(version) = version.and_then(|version| version.parse().ok()) {
+            self.revision.fetch_max(version, Ordering::AcqRel);
+        }
+    }
+
     /// Swaps in a fresh list and tells subscribers what differs.
-    fn replace(&self, fresh: HashMap<NamespacedName, Arc<K>>) {
+    fn replace(&self, fresh: BTreeMap<NamespacedName, Arc<K>>) {
         let stale = std::mem::replace(&mut *self.objects.write(), fresh.clone());
+        for object in fresh.values() {
+            self.advance(object);
+        }
         for (key, new) in &fresh {
             let old = stale.get(key).cloned();
             if old.as_ref().is_some_and(|old| {
@@ -213,12 +245,21 @@ impl<K: Watched> Shared<K> {
     }
 }
 
+/// Drops what no reader of an informer looks at and what is often the larger
+/// half of an object. An update without `managedFields` leaves them as they are.
+fn trim<K: kube::Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
+
+/// Informers by the type and field selector they watch.
+type Started = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
+
 /// Every informer of a process, started when first asked for. Clones share them.
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
     tasks: Arc<Supervisor>,
-    started: Arc<Mutex<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>>,
+    started: Arc<Mutex<Started>>,
 }
 
 impl Informers {
