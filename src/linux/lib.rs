@@ -1,1 +1,7 @@
 //! Narrow interfaces to the Linux kernel; the only crate with unsafe code.
+
+pub mod netlink;
+pub mod netns;
+pub mod sysctl;
+#[cfg(test)]
+mod testing;
