@@ -13,8 +13,13 @@
 pub mod field;
 pub mod gvk;
 pub mod kinds;
+pub mod names;
+pub mod quantity;
+pub mod selector;
 pub mod status;
 
 pub use field::{ErrorType, FieldError, Path};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use quantity::Quantity;
+pub use selector::{FieldSelector, LabelSelector};
 pub use status::{Reason, Status};
