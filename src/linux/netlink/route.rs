@@ -16,12 +16,14 @@ use crate::netns;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const BRIDGE_MULTICAST_SNOOPING: u16 = 23;
 const BRIDGE_PORT_MODE: u16 = 4;
 const BRIDGE_PORT_ISOLATED: u16 = 33;
 /// `RTNH_F_ONLINK`.
 const ON_LINK: u32 = 4;
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
+const ROUTE_HEADER: usize = 12;
 
 /// A MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,7 +64,7 @@ pub struct Link {
 /// What to create.
 #[derive(Clone, Debug)]
 pub enum NewLink<'a> {
-    /// A bridge.
+    /// A bridge that floods multicast instead of tracking who wants it.
     Bridge,
     /// An interface that leads nowhere.
     Dummy,
@@ -171,6 +173,9 @@ impl Route {
         attributes.nest(libc::IFLA_LINKINFO, |info| match new {
             NewLink::Bridge => {
                 info.string(INFO_KIND, "bridge");
+                info.nest(INFO_DATA, |data| {
+                    data.u8(BRIDGE_MULTICAST_SNOOPING, 0);
+                });
             }
             NewLink::Dummy => {
                 info.string(INFO_KIND, "dummy");
@@ -398,6 +403,29 @@ impl Route {
         Ok(())
     }
 
+    /// Index of the interface the IPv4 default route of the main table leads
+    /// through, or the IPv6 one if there is no IPv4 one.
+    pub fn default_link(&mut self) -> Result<Option<u32>, Error> {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut header = [0; ROUTE_HEADER];
+            header[0] = family as u8;
+            let replies = self.socket.execute(
+                Request {
+                    kind: libc::RTM_GETROUTE,
+                    flags: DUMP,
+                    header: &header,
+                    attributes: &Attributes::new(),
+                },
+                || "listing routes".into(),
+            )?;
+            let found = replies.iter().filter_map(parse_default_route).min();
+            if let Some((_, link)) = found {
+                return Ok(Some(link));
+            }
+        }
+        Ok(None)
+    }
+
     /// Fixes the hardware address of a neighbour, so that nobody asks for it.
     pub fn set_neighbour(&mut self, index: u32, address: IpAddr, mac: Mac) -> Result<(), Error> {
         let mut attributes = Attributes::new();
@@ -517,6 +545,21 @@ fn parse_link(reply: &Reply) -> Option<Link> {
         master: attributes.find(libc::IFLA_MASTER).and_then(ne32),
         kind: kind.and_then(|info| Parse(info).find(INFO_KIND)).map(text),
     })
+}
+
+/// Metric and interface of a unicast default route of the main table.
+fn parse_default_route(reply: &Reply) -> Option<(u32, u32)> {
+    let [_, to_length, _, _, table, _, _, kind] = *reply.body.first_chunk()?;
+    let wanted = reply.kind == libc::RTM_NEWROUTE
+        && to_length == 0
+        && table == libc::RT_TABLE_MAIN
+        && kind == libc::RTN_UNICAST;
+    if !wanted {
+        return None;
+    }
+    let attributes = reply.attributes(ROUTE_HEADER);
+    let metric = attributes.clone().find(libc::RTA_PRIORITY).and_then(ne32).unwrap_or(0);
+    Some((metric, attributes.find(libc::RTA_OIF).and_then(ne32)?))
 }
 
 fn parse_address(reply: &Reply) -> Option<(u32, IpNet)> {
@@ -650,6 +693,8 @@ mod tests {
             };
             inside.set_route(&default).unwrap();
         }
+        assert_eq!(inside.default_link().unwrap(), Some(eth0.index));
+        assert_eq!(route.default_link().unwrap(), None);
         let listener =
             netns::run_in(&node, || std::net::TcpListener::bind("10.9.0.1:0").unwrap()).unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,0 +1,360 @@
+//! [`Network`]: the order in which pool, state, plumbing and rules are called.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cri::{ErrorKind, PodNetwork, PodNetworkRequest, PodNetworkStatus, PodSandboxId};
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::Error;
+use crate::plumbing;
+use crate::pool::Pool;
+use crate::state::{Attachment, State, StateFile};
+
+/// How long [`PodNetwork::set_up`] waits for the node's pod CIDR.
+const WAIT_FOR_CIDR: Duration = Duration::from_secs(30);
+const DEFAULT_MTU: u32 = 1500;
+
+/// How the pod network of this node is laid out.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's pod CIDRs (`node.spec.podCIDRs`), at most one of each
+    /// family, the primary family first. Empty when not known yet: see
+    /// [`Network::set_pod_cidrs`].
+    pub pod_cidrs: Vec<IpNet>,
+    /// All pods of the cluster; traffic that leaves them is masqueraded.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Name of the bridge.
+    pub bridge: String,
+    /// Largest packet in bytes; that of the default route's interface when absent.
+    pub mtu: Option<u32>,
+    /// Folder for what has to survive a restart of the daemon.
+    pub state_dir: PathBuf,
+}
+
+/// The pod network of this node. It acts in the network namespace of the
+/// threads that call it.
+#[derive(Debug)]
+pub struct Network {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    file: StateFile,
+    inner: Mutex<Inner>,
+    /// The gateways, once pods can be plugged in.
+    ready: watch::Sender<Option<Vec<IpNet>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    pools: Vec<Pool>,
+    mtu: u32,
+}
+
+impl Network {
+    /// Loads what earlier runs handed out and, if the pod CIDRs are known (now
+    /// or from an earlier run), puts the bridge up.
+    pub fn new(config: Config) -> Result<Arc<Self>, Error> {
+        let file = StateFile::open(&config.state_dir)?;
+        let state = file.load()?;
+        let cidrs = if config.pod_cidrs.is_empty() {
+            state.pod_cidrs.clone()
+        } else {
+            config.pod_cidrs.clone()
+        };
+        let shared = Shared {
+            config,
+            file,
+            inner: Mutex::new(Inner {
+                state,
+                pools: Vec::new(),
+                mtu: DEFAULT_MTU,
+            }),
+            ready: watch::Sender::new(None),
+        };
+        if !cidrs.is_empty() {
+            shared.set_pod_cidrs(&cidrs)?;
+        }
+        Ok(Arc::new(Self {
+            shared: Arc::new(shared),
+        }))
+    }
+
+    /// Sets the node's pod CIDRs, once they are known, and puts the bridge up.
+    /// Call it again whenever the node object says so; nothing happens if
+    /// nothing changed. Blocks for as long as a few netlink requests take.
+    pub fn set_pod_cidrs(&self, cidrs: &[IpNet]) -> Result<(), Error> {
+        self.shared.set_pod_cidrs(cidrs)
+    }
+
+    /// The node's addresses on the bridge with their prefix lengths, once the
+    /// pod CIDR is known. Pods reach the node at them.
+    pub fn gateways(&self) -> Option<Vec<IpNet>> {
+        self.shared.gateways()
+    }
+
+    /// Waits until pods can be plugged in and returns the gateways.
+    pub async fn ready(&self) -> Vec<IpNet> {
+        let mut ready = self.shared.ready.subscribe();
+        // The sender lives in `self`: waiting cannot fail.
+        match ready.wait_for(Option::is_some).await {
+            Ok(gateways) => gateways.clone().unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Removes the bridge, all interfaces, rules and state: the node looks as
+    /// if Karve had never run. For uninstalling, and for a clean stop after
+    /// every pod has gone.
+    pub fn remove(&self) -> Result<(), Error> {
+        self.shared.remove()
+    }
+}
+
+impl Shared {
+    fn set_pod_cidrs(&self, cidrs: &[IpNet]) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        let cidrs: Vec<IpNet> = cidrs.iter().map(IpNet::trunc).collect();
+        let changed = inner.state.pod_cidrs != cidrs;
+        if !changed && self.ready.borrow().is_some() {
+            return Ok(());
+        }
+        if changed && !inner.state.sandboxes.is_empty() {
+            let list = |cidrs: &[IpNet]| {
+                cidrs
+                    .iter()
+                    .map(IpNet::to_string)
+                    .collect::<Vec<_>>()
+                    .join(",")
+            };
+            return Err(Error::InUse {
+                old: list(&inner.state.pod_cidrs),
+                new: list(&cidrs),
+                pods: inner.state.sandboxes.len(),
+            });
+        }
+        let mut pools = cidrs
+            .iter()
+            .map(|net| Pool::new(*net))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (pool, next) in pools.iter_mut().zip(&inner.state.next) {
+            pool.resume(*next);
+        }
+        for ip in inner
+            .state
+            .sandboxes
+            .values()
+            .flat_map(|attachment| &attachment.ips)
+        {
+            // False for pools of the other family.
+            let _ = pools.iter_mut().any(|pool| pool.occupy(*ip));
+        }
+        let gateways = gateways(&cidrs, &pools);
+        let mtu = match self.config.mtu {
+            Some(mtu) => mtu,
+            None => plumbing::outer_mtu()?.unwrap_or(DEFAULT_MTU),
+        };
+        plumbing::bridge(&self.config.bridge, mtu, &gateways)?;
+        if changed {
+            inner.state.pod_cidrs = cidrs;
+            inner.state.next = pools.iter().map(Pool::next).collect();
+            self.file.save(&inner.state)?;
+        }
+        inner.pools = pools;
+        inner.mtu = mtu;
+        self.ready.send_replace(Some(gateways));
+        Ok(())
+    }
+
+    fn gateways(&self) -> Option<Vec<IpNet>> {
+        self.ready.borrow().clone()
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        self.ready.send_replace(None);
+        for attachment in inner.state.sandboxes.values() {
+            plumbing::detach(&self.config.bridge, attachment)?;
+        }
+        plumbing::remove(&self.config.bridge)?;
+        inner.state = State::default();
+        inner.pools.clear();
+        self.file.remove()
+    }
+
+    fn plug(&self, request: &PodNetworkRequest) -> Result<PodNetworkStatus, Error> {
+        let mut inner = self.inner.lock();
+        let gateways = self.gateways().ok_or(Error::NotReady)?;
+        let id = request.sandbox.to_string();
+        let attachment = match inner.state.sandboxes.get(&id) {
+            Some(attachment) => attachment.clone(),
+            None => {
+                let attachment = inner.allocate(request)?;
+                inner.state.sandboxes.insert(id, attachment.clone());
+                // On disk before anything is made: what a crash leaves behind is known.
+                self.file.save(&inner.state)?;
+                attachment
+            }
+        };
+        plumbing::attach(
+            &self.config.bridge,
+            inner.mtu,
+            &gateways,
+            &request.netns,
+            &attachment,
+        )?;
+        Ok(PodNetworkStatus {
+            ips: attachment.ips,
+        })
+    }
+
+    fn unplug(&self, gone: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        let ids: Vec<String> = inner
+            .state
+            .sandboxes
+            .keys()
+            .filter(|id| gone(id))
+            .cloned()
+            .collect();
+        for id in &ids {
+            let Some(attachment) = inner.state.sandboxes.get(id) else {
+                continue;
+            };
+            plumbing::detach(&self.config.bridge, attachment)?;
+            if let Some(attachment) = inner.state.sandboxes.remove(id) {
+                for ip in attachment.ips {
+                    inner.pools.iter_mut().for_each(|pool| pool.free(ip));
+                }
+            }
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.file.save(&inner.state)
+    }
+}
+
+impl Inner {
+    fn allocate(&mut self, request: &PodNetworkRequest) -> Result<Attachment, Error> {
+        let mut ips: Vec<IpAddr> = Vec::new();
+        for at in 0..self.pools.len() {
+            match self.pools[at].allocate() {
+                Ok(ip) => ips.push(ip),
+                Err(error) => {
+                    for (pool, ip) in self.pools.iter_mut().zip(ips) {
+                        pool.free(ip);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.state.next = self.pools.iter().map(Pool::next).collect();
+        let slot = self
+            .pools
+            .iter()
+            .zip(&ips)
+            .find_map(|(pool, ip)| pool.slot(*ip))
+            .ok_or(Error::NotReady)?;
+        Ok(Attachment {
+            pod: format!("{}/{}", request.namespace, request.name),
+            interface: format!("vethk{slot}"),
+            ips,
+            ports: request.port_mappings.clone(),
+        })
+    }
+}
+
+fn gateways(cidrs: &[IpNet], pools: &[Pool]) -> Vec<IpNet> {
+    cidrs
+        .iter()
+        .zip(pools)
+        .filter_map(|(cidr, pool)| IpNet::new(pool.gateway(), cidr.prefix_len()).ok())
+        .collect()
+}
+
+#[async_trait]
+impl PodNetwork for Network {
+    async fn set_up(&self, request: &PodNetworkRequest) -> cri::Result<PodNetworkStatus> {
+        let pod = format!("{}/{}", request.namespace, request.name);
+        let failed = |source: Error| {
+            cri::Error::with_source(
+                ErrorKind::Internal,
+                format!("setting up the network of pod {pod}"),
+                source,
+            )
+        };
+        if tokio::time::timeout(WAIT_FOR_CIDR, self.ready())
+            .await
+            .is_err()
+        {
+            return Err(failed(Error::NotReady));
+        }
+        let (network, request) = (self.shared.clone(), request.clone());
+        blocking(move || network.plug(&request))
+            .await
+            .map_err(failed)
+    }
+
+    async fn tear_down(&self, sandbox: &PodSandboxId) -> cri::Result<()> {
+        let (network, id) = (self.shared.clone(), sandbox.to_string());
+        blocking(move || network.unplug(|known| known == id))
+            .await
+            .map_err(|source| {
+                cri::Error::with_source(
+                    ErrorKind::Internal,
+                    format!("tearing down the network of sandbox {sandbox}"),
+                    source,
+                )
+            })
+    }
+
+    async fn status(&self, sandbox: &PodSandboxId) -> cri::Result<Option<PodNetworkStatus>> {
+        let inner = self.shared.inner.lock();
+        let known = inner.state.sandboxes.get(&sandbox.to_string());
+        Ok(known.map(|attachment| PodNetworkStatus {
+            ips: attachment.ips.clone(),
+        }))
+    }
+
+    async fn retain(&self, keep: &[PodSandboxId]) -> cri::Result<()> {
+        let keep: HashSet<String> = keep.iter().map(ToString::to_string).collect();
+        let network = self.shared.clone();
+        blocking(move || network.unplug(|known| !keep.contains(known)))
+            .await
+            .map_err(|source| {
+                cri::Error::with_source(
+                    ErrorKind::Internal,
+                    "freeing the network of sandboxes that are gone",
+                    source,
+                )
+            })
+    }
+}
+
+/// Runs netlink work off the async threads.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(job).await {
+        Ok(outcome) => outcome,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::NotReady),
+        },
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
