@@ -16,10 +16,14 @@ pub mod kinds;
 pub mod names;
 pub mod quantity;
 pub mod selector;
+pub mod schema;
+pub mod scheme;
 pub mod status;
 
 pub use field::{ErrorType, FieldError, Path};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use quantity::Quantity;
 pub use selector::{FieldSelector, LabelSelector};
+pub use schema::{FieldRef, OwnedType, Scalar, Schema, Shape, StructRef, TypeRef};
+pub use scheme::{Resource, Scheme, Subresource, Verbs};
 pub use status::{Reason, Status};
