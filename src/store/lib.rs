@@ -8,11 +8,15 @@
 //! and a client of an external etcd cluster can implement it as well: callers
 //! hold an `Arc<dyn Store>` and do not know which they have.
 
+#![forbid(unsafe_code)]
+
+pub mod sqlite;
 mod types;
 
 pub use types::{
-    Compare, CompareOp, CompareTarget, Error, Event, EventKind, KeyValue, LeaseId, Op, OpResult,
-    RangeRequest, RangeResult, Result, Revision, Txn, TxnResult, WatchEvent, WatchRequest,
+    Compare, CompareOp, CompareTarget, Error, Event, EventKind, KeyValue, LeaseId, LeaseInfo, Op,
+    OpResult, RangeRequest, RangeResult, Result, Revision, Txn, TxnResult, WatchEvent,
+    WatchRequest,
 };
 
 use std::time::Duration;
@@ -38,6 +42,11 @@ pub trait Store: Send + Sync {
     /// or when dropped; [`Error::Compacted`] when the revision is gone.
     async fn watch(&self, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchEvent>>>;
 
+    /// Makes every watch that has caught up send a [`WatchEvent::Progress`]
+    /// with a revision at least as new as the one [`Store::revision`] gave
+    /// before: whoever needs to know that a watch has seen everything asks so.
+    async fn request_progress(&self) -> Result<()>;
+
     /// Forgets versions superseded at or before `revision`.
     async fn compact(&self, revision: Revision) -> Result<()>;
 
@@ -51,10 +60,17 @@ pub trait Store: Send + Sync {
     /// Ends a lease and deletes its keys in one revision.
     async fn lease_revoke(&self, id: LeaseId) -> Result<()>;
 
+    /// A lease's times and keys.
+    async fn lease_info(&self, id: LeaseId) -> Result<LeaseInfo>;
+
+    /// Every lease there is, by id.
+    async fn leases(&self) -> Result<Vec<LeaseId>>;
+
     /// Revision of the last write that is durable and visible.
     async fn revision(&self) -> Result<Revision>;
 
-    /// Oldest revision that can still be read or watched from.
+    /// Oldest revision that can still be read or watched from; 0 while
+    /// nothing was compacted.
     async fn compacted_revision(&self) -> Result<Revision>;
 
     /// Bytes the store takes on disk.

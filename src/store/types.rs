@@ -45,7 +45,7 @@ pub struct RangeRequest {
     pub key: Bytes,
     /// End of the range, exclusive.
     pub end: Option<Bytes>,
-    /// Revision to read at; the latest when `None`.
+    /// Revision to read at; the latest when `None` or 0.
     pub revision: Option<Revision>,
     /// Most keys to return; 0 is all.
     pub limit: usize,
@@ -162,6 +162,18 @@ pub struct Txn {
     pub failure: Vec<Op>,
 }
 
+impl Txn {
+    /// Bytes of the values it may write.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |step: &Op| match step {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Txn(txn) => txn.bytes(),
+            Op::Range(_) | Op::Delete { .. } => 0,
+        };
+        self.success.iter().chain(&self.failure).map(of).sum()
+    }
+}
+
 /// Result of a step, in the order of the steps that ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
@@ -213,7 +225,7 @@ pub struct WatchRequest {
     pub key: Bytes,
     /// End of the range, exclusive, as in [`RangeRequest`].
     pub end: Option<Bytes>,
-    /// First revision to deliver; from now on when `None`.
+    /// First revision to deliver; from now on when `None` or 0.
     pub start: Option<Revision>,
     /// Deliver the version before each change.
     pub prev_kv: bool,
@@ -227,6 +239,17 @@ pub enum WatchEvent {
     /// Nothing that matches has happened up to this revision (sent when the
     /// watch has caught up, and from time to time while the store moves on).
     Progress(Revision),
+}
+
+/// A lease, as [`crate::Store::lease_info`] tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// Time to live it was granted.
+    pub granted: std::time::Duration,
+    /// What is left of it.
+    pub remaining: std::time::Duration,
+    /// Keys attached to it, in order.
+    pub keys: Vec<Bytes>,
 }
 
 /// Why a store operation failed.
