@@ -2,6 +2,7 @@
 
 pub mod netlink;
 pub mod netns;
+pub mod nftables;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;

@@ -31,9 +31,12 @@ pub enum Error {
         /// Number of pods with addresses in `old`.
         pods: usize,
     },
-    /// The bridge's name is taken by something else.
-    #[error("network interface {0} exists and is no bridge; remove it or choose another name")]
-    NotABridge(String),
+    /// The name of the node's own interface is taken by something else.
+    #[error("network interface {0} exists and is not Karve's; remove it or choose another name")]
+    NameTaken(String),
+    /// An interface that was just made is gone.
+    #[error("network interface {0} was removed by somebody else")]
+    Vanished(String),
     /// The file of allocations could not be read or written.
     #[error("{operation} {}", path.display())]
     State {
@@ -49,7 +52,7 @@ pub enum Error {
     #[error("entering the sandbox's network")]
     Netns(#[from] netns::Error),
     /// The kernel refused a change to interfaces, addresses or routes.
-    #[error("plumbing the pod network")]
+    #[error("changing the pod network")]
     Netlink(#[from] netlink::Error),
     /// A kernel parameter could not be set.
     #[error("preparing the node for the pod network")]

@@ -1,26 +1,27 @@
-//! The pod network of one node: addresses, a bridge, veth pairs, host ports.
+//! The pod network of one node: addresses, veth pairs, routes, host ports.
 //!
 //! [`Network`] implements [`cri::PodNetwork`]. Every pod gets an interface
 //! `eth0` with a single address (`/32`, `/128`) and one route: everything
-//! through the gateway, which is the bridge of the node (`karve0`, the first
-//! address of the pod CIDR). Ports of the bridge are isolated from each other.
+//! through the node, at the first address of the pod CIDR. The node has that
+//! address on an interface of its own (`karve0`) and, for each pod, the other
+//! end of a veth pair with a route to it.
 //!
-//! So the bridge never forwards between pods; the node routes every packet.
-//! That is on purpose: address translation of Services and, later, network
-//! policy see both directions of every connection whatever
-//! `bridge-nf-call-iptables` says and whether or not `br_netfilter` is there;
-//! a pod reaches itself through its Service without hairpin mode; and no pod
-//! can answer ARP for another. The rejected alternative, pods sharing the
-//! subnet on the bridge, is what makes other clusters depend on
-//! `br_netfilter`.
+//! There is no bridge between pods; the node routes every packet. That is on
+//! purpose: address translation of Services and, later, network policy see
+//! both directions of every connection; no pod can answer ARP for another.
+//! The rejected alternative, pods as ports of a bridge, depends on
+//! `br_netfilter` and its per-namespace switch: off, replies between pods of
+//! one node bypass translation; on, translated packets are bridged instead of
+//! routed, and a pod reaches itself through its Service in hairpin mode only.
+//! Other software on the node flips that switch.
 //!
 //! # Layout
 //!
-//! - [`pool`]: which address is free (pure);
-//! - [`state`]: what was handed out, on disk;
-//! - [`plumbing`]: bridge, veth pairs, routes;
-//! - [`rules`]: masquerading and host ports as an nftables table (pure);
-//! - [`service`]: the order in which the others are called.
+//! - `pool`: which address is free (pure);
+//! - `state`: what was handed out, on disk;
+//! - `plumbing`: interfaces, addresses, routes;
+//! - `rules`: masquerading and host ports as an nftables table (pure);
+//! - `service`: the order in which the others are called.
 //!
 //! # State
 //!
@@ -32,6 +33,7 @@
 mod error;
 mod plumbing;
 mod pool;
+mod rules;
 mod service;
 mod state;
 

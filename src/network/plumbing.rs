@@ -1,4 +1,4 @@
-//! Bridge, veth pairs, addresses and routes.
+//! Interfaces, addresses and routes.
 //!
 //! Everything here is idempotent and acts in the network namespace of the
 //! calling thread (the node's), or in the sandbox's where it says so.
@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use ipnet::IpNet;
-use linux::netlink::{LinkChange, Mac, NewLink, Route, RouteEntry};
+use linux::netlink::{Link, LinkChange, Mac, NewLink, Route, RouteEntry};
 use linux::{netns, sysctl};
 
 use crate::Error;
@@ -18,85 +18,117 @@ use crate::state::Attachment;
 /// The pod's interface, named as every pod expects it.
 const POD_INTERFACE: &str = "eth0";
 
-/// Creates the bridge or brings an existing one into shape: exactly these
-/// gateway addresses, up, forwarding. Returns its index.
-pub(crate) fn bridge(name: &str, mtu: u32, gateways: &[IpNet]) -> Result<u32, Error> {
+/// What the names of the node's ends of veth pairs begin with. (Tools that
+/// manage networks leave `veth…` alone.)
+pub(crate) const NODE_INTERFACES: &str = "vethk";
+
+/// How the node is prepared.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Node {
+    /// Interface that carries the node's addresses in the pod network.
+    pub(crate) interface: String,
+    pub(crate) mtu: u32,
+    pub(crate) pod_cidrs: Vec<IpNet>,
+    pub(crate) service_cidrs: Vec<IpNet>,
+    /// The node's address in each pod CIDR.
+    pub(crate) gateways: Vec<IpAddr>,
+}
+
+impl Node {
+    fn gateway(&self, like: IpAddr) -> Option<IpAddr> {
+        self.gateways
+            .iter()
+            .copied()
+            .find(|gateway| gateway.is_ipv4() == like.is_ipv4())
+    }
+
+    /// The hardware address of all of the node's ends.
+    fn mac(&self) -> Option<Mac> {
+        self.gateways.first().copied().map(mac_of)
+    }
+}
+
+/// Creates the node's own interface, or brings an existing one into shape.
+///
+/// Service addresses are routed to it: they are translated before they get
+/// there, but without a route a node that has no default one (offline, at the
+/// edge) would refuse to send to them at all. Pod addresses nobody has are
+/// unreachable, so that callers of a pod that is gone fail at once.
+pub(crate) fn prepare(node: &Node) -> Result<(), Error> {
     let mut route = Route::open()?;
-    // A fixed hardware address: by default a bridge takes one of its ports'.
-    let mac = gateways.first().map(|gateway| mac_of(gateway.addr()));
-    let link = match route.link(name)? {
-        Some(link) if link.kind.as_deref() != Some("bridge") => {
-            return Err(Error::NotABridge(name.to_owned()));
-        }
-        Some(link) => link,
-        None => {
-            let change = LinkChange {
-                mtu: Some(mtu),
-                mac,
-                ..LinkChange::default()
-            };
-            route.add_link(name, &NewLink::Bridge, &change)?;
-            route
-                .link(name)?
-                .ok_or_else(|| Error::NotABridge(name.to_owned()))?
-        }
-    };
-    silence_ipv6(
-        name,
-        gateways.iter().any(|gateway| gateway.addr().is_ipv6()),
-    )?;
+    let link = own_interface(&mut route, node)?;
     let change = LinkChange {
         up: Some(true),
-        mtu: Some(mtu),
-        mac,
+        mtu: Some(node.mtu),
+        mac: node.mac(),
         master: None,
     };
     route.set_link(link.index, &change)?;
+    let wanted: Vec<IpNet> = node.gateways.iter().copied().map(IpNet::from).collect();
     for (index, address) in route.addresses()? {
-        let kept = gateways.contains(&address) || is_link_local(address.addr());
-        if index == link.index && !kept {
+        if index == link.index && !wanted.contains(&address) {
             route.delete_address(index, address)?;
         }
     }
-    for gateway in gateways {
-        route.add_address(link.index, *gateway)?;
+    for address in wanted {
+        route.add_address(link.index, address)?;
     }
-    // The node routes between pods.
-    if gateways.iter().any(|gateway| gateway.addr().is_ipv4()) {
+    for cidr in &node.pod_cidrs {
+        route.set_route(&unreachable(*cidr))?;
+    }
+    for cidr in &node.service_cidrs {
+        if let Some(gateway) = node.gateway(cidr.addr()) {
+            route.set_route(&RouteEntry {
+                to: *cidr,
+                via: None,
+                link: Some(link.index),
+                on_link: false,
+                source: Some(gateway),
+            })?;
+        }
+    }
+    if node.gateways.iter().any(IpAddr::is_ipv4) {
         sysctl::set("net/ipv4/ip_forward", "1")?;
-        // Packets between pods leave where they came in. Telling pods of a
-        // shorter way would be wrong: there is none. The parameter is the OR
-        // of `all` and the interface's own, so others keep their setting.
-        sysctl::set("net/ipv4/conf/all/send_redirects", "0")?;
-        sysctl::set(&format!("net/ipv4/conf/{name}/send_redirects"), "0")?;
-        // Host ports answer on loopback addresses; `rules` keeps pods off them.
-        sysctl::set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
     }
-    if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
+    if node.gateways.iter().any(IpAddr::is_ipv6) {
         sysctl::set("net/ipv6/conf/all/forwarding", "1")?;
     }
-    Ok(link.index)
+    Ok(())
 }
 
-/// Joins a sandbox to the bridge.
-pub(crate) fn attach(
-    bridge: &str,
-    mtu: u32,
-    gateways: &[IpNet],
-    netns_path: &Path,
-    attachment: &Attachment,
-) -> Result<(), Error> {
+fn own_interface(route: &mut Route, node: &Node) -> Result<Link, Error> {
+    let name = &node.interface;
+    if route.link(name)?.is_none() {
+        let change = LinkChange {
+            mtu: Some(node.mtu),
+            mac: node.mac(),
+            ..LinkChange::default()
+        };
+        // A bridge without ports serves as well where the kernel has no dummy driver.
+        route
+            .add_link(name, &NewLink::Dummy, &change)
+            .or_else(|_| route.add_link(name, &NewLink::Bridge, &change))?;
+        silence_ipv6(name)?;
+    }
+    let link = route
+        .link(name)?
+        .ok_or_else(|| Error::Vanished(name.clone()))?;
+    match link.kind.as_deref() {
+        Some("dummy" | "bridge") => Ok(link),
+        _ => Err(Error::NameTaken(name.clone())),
+    }
+}
+
+/// Joins a sandbox to the node.
+pub(crate) fn attach(node: &Node, netns_path: &Path, attachment: &Attachment) -> Result<(), Error> {
     let Attachment { interface, ips, .. } = attachment;
     let mut route = Route::open()?;
-    let bridge = route
-        .link(bridge)?
-        .ok_or_else(|| Error::NotABridge(bridge.to_owned()))?;
     let mut inside = Route::open_in(netns_path)??;
-    let mac = ips.first().copied().map(mac_of);
+    let pod_mac = ips.first().copied().map(mac_of);
     let whole = route.link(interface)?.is_some()
         && inside
             .link(POD_INTERFACE)?
-            .is_some_and(|eth0| eth0.mac == mac);
+            .is_some_and(|eth0| eth0.mac == pod_mac);
     if !whole {
         // Leftovers of an attempt that was cut short, or of another sandbox.
         route.delete_link(interface)?;
@@ -108,103 +140,83 @@ pub(crate) fn attach(
         })?;
         let veth = NewLink::Veth {
             peer: POD_INTERFACE,
-            peer_mac: mac,
+            peer_mac: pod_mac,
             peer_netns: Some(netns.as_fd()),
         };
-        route.add_link(
-            interface,
-            &veth,
-            &LinkChange {
-                mtu: Some(mtu),
-                ..Default::default()
-            },
-        )?;
+        let change = LinkChange {
+            mtu: Some(node.mtu),
+            mac: node.mac(),
+            ..LinkChange::default()
+        };
+        route.add_link(interface, &veth, &change)?;
     }
-    let ipv6 = ips.iter().any(IpAddr::is_ipv6);
-    silence_ipv6(interface, false)?;
-    netns::run_in(netns_path, || silence_ipv6(POD_INTERFACE, ipv6))??;
+    silence_ipv6(interface)?;
+    if ips.iter().any(IpAddr::is_ipv4) {
+        // Host ports answer on loopback addresses; `rules` keeps pods off them.
+        sysctl::set(&format!("net/ipv4/conf/{interface}/route_localnet"), "1")?;
+    }
+    netns::run_in(netns_path, || silence_ipv6(POD_INTERFACE))??;
 
-    let missing = || Error::NotABridge(interface.clone());
-    let port = route.link(interface)?.ok_or_else(missing)?;
-    let change = LinkChange {
+    let up = LinkChange {
         up: Some(true),
-        master: Some(bridge.index),
-        ..Default::default()
+        ..LinkChange::default()
     };
-    route.set_link(port.index, &change)?;
-    route.set_bridge_port(port.index, true, false)?;
-
-    inside.set_link(
-        1,
-        &LinkChange {
-            up: Some(true),
-            ..Default::default()
-        },
-    )?;
-    let eth0 = inside.link(POD_INTERFACE)?.ok_or_else(missing)?;
-    inside.set_link(
-        eth0.index,
-        &LinkChange {
-            up: Some(true),
-            ..Default::default()
-        },
-    )?;
+    inside.set_link(1, &up)?;
+    let vanished = || Error::Vanished(interface.clone());
+    let eth0 = inside.link(POD_INTERFACE)?.ok_or_else(vanished)?;
+    inside.set_link(eth0.index, &up)?;
+    let end = route.link(interface)?.ok_or_else(vanished)?;
+    route.set_link(end.index, &up)?;
     for ip in ips {
-        inside.add_address(eth0.index, IpNet::from(*ip))?;
-        let Some(gateway) = gateways
-            .iter()
-            .map(IpNet::addr)
-            .find(|gateway| gateway.is_ipv4() == ip.is_ipv4())
-        else {
+        let Some(gateway) = node.gateway(*ip) else {
             continue;
         };
-        let direct = RouteEntry {
-            to: IpNet::from(gateway),
+        inside.add_address(eth0.index, IpNet::from(*ip))?;
+        let direct = |to: IpAddr, link: u32, source| RouteEntry {
+            to: IpNet::from(to),
             via: None,
-            link: eth0.index,
+            link: Some(link),
             on_link: false,
-            source: None,
+            source,
         };
-        inside.set_route(&direct)?;
+        inside.set_route(&direct(gateway, eth0.index, None))?;
         inside.set_route(&RouteEntry {
             to: everything(gateway),
             via: Some(gateway),
-            ..direct
+            ..direct(gateway, eth0.index, None)
         })?;
+        // The node's address on this end as well: masquerading picks it.
+        route.add_address(end.index, IpNet::from(gateway))?;
+        route.set_route(&direct(*ip, end.index, Some(gateway)))?;
         // Both ends know each other for good: no first packet waits for ARP,
         // and a reused address never meets a stale entry.
-        if let (Some(pod), Some(node)) = (mac, bridge.mac) {
-            route.set_neighbour(bridge.index, *ip, pod)?;
+        if let (Some(pod), Some(node)) = (pod_mac, node.mac()) {
+            route.set_neighbour(end.index, *ip, pod)?;
             inside.set_neighbour(eth0.index, gateway, node)?;
         }
     }
     Ok(())
 }
 
-/// Unplugs a sandbox; its namespace need not exist any more.
-pub(crate) fn detach(bridge: &str, attachment: &Attachment) -> Result<(), Error> {
-    let mut route = Route::open()?;
-    route.delete_link(&attachment.interface)?;
-    if let Some(bridge) = route.link(bridge)? {
-        for ip in &attachment.ips {
-            route.delete_neighbour(bridge.index, *ip)?;
-        }
-    }
-    Ok(())
+/// Unplugs a sandbox; its namespace need not exist any more. Routes and
+/// neighbours go with the interface.
+pub(crate) fn detach(attachment: &Attachment) -> Result<(), Error> {
+    Ok(Route::open()?.delete_link(&attachment.interface)?)
 }
 
-/// Removes the bridge and every port it has.
-pub(crate) fn remove(bridge: &str) -> Result<(), Error> {
+/// Removes the node's own interface, every veth pair and every route.
+pub(crate) fn remove(interface: &str, pod_cidrs: &[IpNet]) -> Result<(), Error> {
     let mut route = Route::open()?;
-    let Some(link) = route.link(bridge)? else {
-        return Ok(());
-    };
-    for port in route.links()? {
-        if port.master == Some(link.index) && port.kind.as_deref() == Some("veth") {
-            route.delete_link(&port.name)?;
+    for link in route.links()? {
+        let slot = link.name.strip_prefix(NODE_INTERFACES);
+        if slot.is_some_and(|slot| slot.parse::<u32>().is_ok()) {
+            route.delete_link(&link.name)?;
         }
     }
-    Ok(route.delete_link(bridge)?)
+    for cidr in pod_cidrs {
+        route.delete_route(&unreachable(*cidr))?;
+    }
+    Ok(route.delete_link(interface)?)
 }
 
 /// The MTU of the interface that leads out of the node.
@@ -233,18 +245,23 @@ fn mac_of(ip: IpAddr) -> Mac {
     Mac([0x0a, 0x4b, a, b, c, d])
 }
 
-/// Where no IPv6 is given out, link-local addresses only make chatter:
-/// duplicate detection, router solicitations, multicast reports.
-fn silence_ipv6(interface: &str, wanted: bool) -> Result<(), Error> {
-    let mode = if wanted { "0" } else { "1" };
-    match sysctl::set(&format!("net/ipv6/conf/{interface}/addr_gen_mode"), mode) {
+/// Link-local addresses only make chatter here (duplicate detection, router
+/// solicitations, multicast reports): neighbours are fixed, routes are set.
+fn silence_ipv6(interface: &str) -> Result<(), Error> {
+    match sysctl::set(&format!("net/ipv6/conf/{interface}/addr_gen_mode"), "1") {
         Err(error) if !error.is_absent() => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+fn unreachable(cidr: IpNet) -> RouteEntry {
+    RouteEntry {
+        to: cidr,
+        via: None,
+        link: None,
+        on_link: false,
+        source: None,
+    }
 }
 
 fn everything(like: IpAddr) -> IpNet {

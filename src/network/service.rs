@@ -9,12 +9,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cri::{ErrorKind, PodNetwork, PodNetworkRequest, PodNetworkStatus, PodSandboxId};
 use ipnet::IpNet;
+use linux::nftables::{Family, Owner};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::plumbing;
+use crate::plumbing::{self, NODE_INTERFACES, Node};
 use crate::pool::Pool;
+use crate::rules::{self, Facts};
 use crate::state::{Attachment, State, StateFile};
 
 /// How long [`PodNetwork::set_up`] waits for the node's pod CIDR.
@@ -30,8 +32,11 @@ pub struct Config {
     pub pod_cidrs: Vec<IpNet>,
     /// All pods of the cluster; traffic that leaves them is masqueraded.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Name of the bridge.
-    pub bridge: String,
+    /// Where Services have their addresses.
+    pub service_cidrs: Vec<IpNet>,
+    /// Name of the interface that carries the node's addresses in the pod
+    /// network, such as `karve0`.
+    pub interface: String,
     /// Largest packet in bytes; that of the default route's interface when absent.
     pub mtu: Option<u32>,
     /// Folder for what has to survive a restart of the daemon.
@@ -51,19 +56,20 @@ struct Shared {
     file: StateFile,
     inner: Mutex<Inner>,
     /// The gateways, once pods can be plugged in.
-    ready: watch::Sender<Option<Vec<IpNet>>>,
+    ready: watch::Sender<Option<Vec<IpAddr>>>,
 }
 
 #[derive(Debug)]
 struct Inner {
     state: State,
     pools: Vec<Pool>,
-    mtu: u32,
+    node: Node,
+    rules: Owner,
 }
 
 impl Network {
     /// Loads what earlier runs handed out and, if the pod CIDRs are known (now
-    /// or from an earlier run), puts the bridge up.
+    /// or from an earlier run), prepares the node.
     pub fn new(config: Config) -> Result<Arc<Self>, Error> {
         let file = StateFile::open(&config.state_dir)?;
         let state = file.load()?;
@@ -78,7 +84,8 @@ impl Network {
             inner: Mutex::new(Inner {
                 state,
                 pools: Vec::new(),
-                mtu: DEFAULT_MTU,
+                node: Node::default(),
+                rules: Owner::open()?,
             }),
             ready: watch::Sender::new(None),
         };
@@ -90,21 +97,21 @@ impl Network {
         }))
     }
 
-    /// Sets the node's pod CIDRs, once they are known, and puts the bridge up.
+    /// Sets the node's pod CIDRs, once they are known, and prepares the node.
     /// Call it again whenever the node object says so; nothing happens if
     /// nothing changed. Blocks for as long as a few netlink requests take.
     pub fn set_pod_cidrs(&self, cidrs: &[IpNet]) -> Result<(), Error> {
         self.shared.set_pod_cidrs(cidrs)
     }
 
-    /// The node's addresses on the bridge with their prefix lengths, once the
+    /// The node's addresses in the pod network, one of each family, once the
     /// pod CIDR is known. Pods reach the node at them.
-    pub fn gateways(&self) -> Option<Vec<IpNet>> {
+    pub fn gateways(&self) -> Option<Vec<IpAddr>> {
         self.shared.gateways()
     }
 
     /// Waits until pods can be plugged in and returns the gateways.
-    pub async fn ready(&self) -> Vec<IpNet> {
+    pub async fn ready(&self) -> Vec<IpAddr> {
         let mut ready = self.shared.ready.subscribe();
         // The sender lives in `self`: waiting cannot fail.
         match ready.wait_for(Option::is_some).await {
@@ -113,7 +120,7 @@ impl Network {
         }
     }
 
-    /// Removes the bridge, all interfaces, rules and state: the node looks as
+    /// Removes all interfaces, routes, rules and state: the node looks as
     /// if Karve had never run. For uninstalling, and for a clean stop after
     /// every pod has gone.
     pub fn remove(&self) -> Result<(), Error> {
@@ -159,24 +166,32 @@ impl Shared {
             // False for pools of the other family.
             let _ = pools.iter_mut().any(|pool| pool.occupy(*ip));
         }
-        let gateways = gateways(&cidrs, &pools);
+        let gateways: Vec<IpAddr> = pools.iter().map(Pool::gateway).collect();
         let mtu = match self.config.mtu {
             Some(mtu) => mtu,
             None => plumbing::outer_mtu()?.unwrap_or(DEFAULT_MTU),
         };
-        plumbing::bridge(&self.config.bridge, mtu, &gateways)?;
+        let node = Node {
+            interface: self.config.interface.clone(),
+            mtu,
+            pod_cidrs: cidrs.clone(),
+            service_cidrs: self.config.service_cidrs.clone(),
+            gateways: gateways.clone(),
+        };
+        plumbing::prepare(&node)?;
         if changed {
             inner.state.pod_cidrs = cidrs;
             inner.state.next = pools.iter().map(Pool::next).collect();
             self.file.save(&inner.state)?;
         }
         inner.pools = pools;
-        inner.mtu = mtu;
+        inner.node = node;
+        inner.sync_rules(&self.config)?;
         self.ready.send_replace(Some(gateways));
         Ok(())
     }
 
-    fn gateways(&self) -> Option<Vec<IpNet>> {
+    fn gateways(&self) -> Option<Vec<IpAddr>> {
         self.ready.borrow().clone()
     }
 
@@ -184,9 +199,12 @@ impl Shared {
         let mut inner = self.inner.lock();
         self.ready.send_replace(None);
         for attachment in inner.state.sandboxes.values() {
-            plumbing::detach(&self.config.bridge, attachment)?;
+            plumbing::detach(attachment)?;
         }
-        plumbing::remove(&self.config.bridge)?;
+        plumbing::remove(&self.config.interface, &inner.state.pod_cidrs)?;
+        inner
+            .rules
+            .remove(&[(Family::Ip, rules::TABLE), (Family::Ip6, rules::TABLE)])?;
         inner.state = State::default();
         inner.pools.clear();
         self.file.remove()
@@ -194,7 +212,9 @@ impl Shared {
 
     fn plug(&self, request: &PodNetworkRequest) -> Result<PodNetworkStatus, Error> {
         let mut inner = self.inner.lock();
-        let gateways = self.gateways().ok_or(Error::NotReady)?;
+        if self.ready.borrow().is_none() {
+            return Err(Error::NotReady);
+        }
         let id = request.sandbox.to_string();
         let attachment = match inner.state.sandboxes.get(&id) {
             Some(attachment) => attachment.clone(),
@@ -206,13 +226,8 @@ impl Shared {
                 attachment
             }
         };
-        plumbing::attach(
-            &self.config.bridge,
-            inner.mtu,
-            &gateways,
-            &request.netns,
-            &attachment,
-        )?;
+        plumbing::attach(&inner.node, &request.netns, &attachment)?;
+        inner.sync_rules(&self.config)?;
         Ok(PodNetworkStatus {
             ips: attachment.ips,
         })
@@ -231,7 +246,7 @@ impl Shared {
             let Some(attachment) = inner.state.sandboxes.get(id) else {
                 continue;
             };
-            plumbing::detach(&self.config.bridge, attachment)?;
+            plumbing::detach(attachment)?;
             if let Some(attachment) = inner.state.sandboxes.remove(id) {
                 for ip in attachment.ips {
                     inner.pools.iter_mut().for_each(|pool| pool.free(ip));
@@ -241,11 +256,23 @@ impl Shared {
         if ids.is_empty() {
             return Ok(());
         }
-        self.file.save(&inner.state)
+        self.file.save(&inner.state)?;
+        inner.sync_rules(&self.config)
     }
 }
 
 impl Inner {
+    /// Sends rules that changed; pods without host ports change none.
+    fn sync_rules(&mut self, config: &Config) -> Result<(), Error> {
+        let tables = rules::render(&Facts {
+            pod_cidrs: &self.state.pod_cidrs,
+            cluster_cidrs: &config.cluster_cidrs,
+            attachments: self.state.sandboxes.values().collect(),
+        });
+        self.rules.sync(tables)?;
+        Ok(())
+    }
+
     fn allocate(&mut self, request: &PodNetworkRequest) -> Result<Attachment, Error> {
         let mut ips: Vec<IpAddr> = Vec::new();
         for at in 0..self.pools.len() {
@@ -268,19 +295,11 @@ impl Inner {
             .ok_or(Error::NotReady)?;
         Ok(Attachment {
             pod: format!("{}/{}", request.namespace, request.name),
-            interface: format!("vethk{slot}"),
+            interface: format!("{NODE_INTERFACES}{slot}"),
             ips,
             ports: request.port_mappings.clone(),
         })
     }
-}
-
-fn gateways(cidrs: &[IpNet], pools: &[Pool]) -> Vec<IpNet> {
-    cidrs
-        .iter()
-        .zip(pools)
-        .filter_map(|(cidr, pool)| IpNet::new(pool.gateway(), cidr.prefix_len()).ok())
-        .collect()
 }
 
 #[async_trait]

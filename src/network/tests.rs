@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-use linux::netlink::Route;
+use cri::{PortMapping, Protocol};
+use linux::netlink::{LinkChange, NewLink, Route, RouteEntry};
 use linux::netns;
 
 use super::*;
@@ -62,7 +63,8 @@ impl Sandbox {
         Config {
             pod_cidrs: vec!["10.42.3.0/24".parse().unwrap()],
             cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
-            bridge: "karve0".into(),
+            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            interface: "karve0".into(),
             mtu: None,
             state_dir: self.folder.path().join("state"),
         }
@@ -146,7 +148,7 @@ fn pods_reach_each_other_and_the_node() {
             ..config.clone()
         };
         let network = Network::new(later).unwrap();
-        assert_eq!(network.ready().await[0].to_string(), "10.42.3.1/24");
+        assert_eq!(network.ready().await[0].to_string(), "10.42.3.1");
         assert_eq!(
             network.set_up(&a).await.unwrap().ips[0].to_string(),
             "10.42.3.2"
@@ -180,6 +182,136 @@ fn pods_reach_each_other_and_the_node() {
             .collect();
         assert_eq!(left, ["lo"]);
         assert!(!config.state_dir.join("allocations.json").exists());
+    });
+}
+
+#[test]
+fn leaves_the_cluster_masqueraded_and_answers_on_host_ports() {
+    let Some(mut sandbox) = Sandbox::new() else {
+        return;
+    };
+    let (mut a, mut b) = (sandbox.request("a"), sandbox.request("b"));
+    let port = |host_port, host_ip: Option<&str>| PortMapping {
+        protocol: Protocol::Tcp,
+        container_port: 80,
+        host_port,
+        host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+    };
+    a.port_mappings = vec![port(8080, None), port(8081, Some("127.0.0.1"))];
+    b.port_mappings = vec![port(8081, Some("192.0.2.1"))];
+    let (node, outside) = (sandbox.path("node"), sandbox.netns("outside"));
+    // A machine next to the node.
+    let mut route = Route::open_in(&node).unwrap().unwrap();
+    let peer = std::fs::File::open(&outside).unwrap();
+    let veth = NewLink::Veth {
+        peer: "eth0",
+        peer_mac: None,
+        peer_netns: Some(std::os::fd::AsFd::as_fd(&peer)),
+    };
+    let up = LinkChange {
+        up: Some(true),
+        ..Default::default()
+    };
+    route.add_link("uplink", &veth, &up).unwrap();
+    let index = route.link("uplink").unwrap().unwrap().index;
+    route
+        .add_address(index, "192.0.2.1/24".parse().unwrap())
+        .unwrap();
+    let mut route = Route::open_in(&outside).unwrap().unwrap();
+    let index = route.link("eth0").unwrap().unwrap().index;
+    route.set_link(index, &up).unwrap();
+    route
+        .add_address(index, "192.0.2.9/24".parse().unwrap())
+        .unwrap();
+
+    let config = sandbox.config();
+    sandbox.on_node(|| async {
+        let network = Network::new(config.clone()).unwrap();
+        network.set_up(&a).await.unwrap();
+        network.set_up(&b).await.unwrap();
+    });
+    serve(&outside, "0.0.0.0:80");
+    serve(&a.netns, "0.0.0.0:80");
+    serve(&b.netns, "0.0.0.0:80");
+    serve(&node, "127.0.0.1:9");
+    assert_eq!(
+        ask(&a.netns, "192.0.2.9:80").unwrap(),
+        "192.0.2.1",
+        "masqueraded"
+    );
+    assert_eq!(
+        ask(&outside, "192.0.2.1:8080").unwrap(),
+        "192.0.2.9",
+        "from outside"
+    );
+    assert_eq!(
+        ask(&node, "192.0.2.1:8080").unwrap(),
+        "192.0.2.1",
+        "from the node"
+    );
+    assert_eq!(
+        ask(&node, "127.0.0.1:8080").unwrap(),
+        "10.42.3.1",
+        "on loopback"
+    );
+    assert_eq!(
+        ask(&node, "127.0.0.1:8081").unwrap(),
+        "10.42.3.1",
+        "on loopback only"
+    );
+    assert_eq!(
+        ask(&b.netns, "192.0.2.1:8080").unwrap(),
+        "10.42.3.3",
+        "from another pod"
+    );
+    assert_eq!(
+        ask(&a.netns, "192.0.2.1:8080").unwrap(),
+        "10.42.3.1",
+        "from itself"
+    );
+    assert_eq!(
+        ask(&outside, "192.0.2.1:8081").unwrap(),
+        "192.0.2.9",
+        "on one address"
+    );
+    // A pod that routes loopback addresses to the node gets nowhere.
+    netns::run_in(&a.netns, || {
+        linux::sysctl::set("net/ipv4/conf/all/route_localnet", "1")
+    })
+    .unwrap()
+    .unwrap();
+    let mut inside = Route::open_in(&a.netns).unwrap().unwrap();
+    let eth0 = inside.link("eth0").unwrap().unwrap().index;
+    inside
+        .delete_address(1, "127.0.0.1/8".parse().unwrap())
+        .unwrap();
+    let entry = RouteEntry {
+        to: "127.0.0.1/32".parse().unwrap(),
+        via: Some("10.42.3.1".parse().unwrap()),
+        link: Some(eth0),
+        on_link: false,
+        source: None,
+    };
+    inside.set_route(&entry).unwrap();
+    assert_eq!(
+        ask(&a.netns, "127.0.0.1:9").unwrap_err().kind(),
+        std::io::ErrorKind::TimedOut
+    );
+
+    sandbox.on_node(|| async {
+        let network = Network::new(config.clone()).unwrap();
+        network
+            .retain(std::slice::from_ref(&a.sandbox))
+            .await
+            .unwrap();
+    });
+    assert!(
+        ask(&outside, "192.0.2.1:8081").is_err(),
+        "the host port went with its pod"
+    );
+    sandbox.on_node(|| async {
+        Network::new(config.clone()).unwrap().remove().unwrap();
+        assert!(linux::nftables::tables(Family::Ip).unwrap().is_empty());
     });
 }
 

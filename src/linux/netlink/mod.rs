@@ -10,6 +10,7 @@ mod attributes;
 mod route;
 pub(crate) mod socket;
 
+pub(crate) use attributes::text;
 pub use attributes::{Attributes, Parse};
 pub use route::{Link, LinkChange, Mac, NewLink, Route, RouteEntry};
 pub use socket::Error;

@@ -92,15 +92,16 @@ pub struct LinkChange {
     pub master: Option<u32>,
 }
 
-/// A unicast route of the main table.
+/// A route of the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteEntry {
     /// Where to; `0.0.0.0/0` is the default route.
     pub to: IpNet,
     /// Next hop; directly connected when absent.
     pub via: Option<IpAddr>,
-    /// Outgoing interface.
-    pub link: u32,
+    /// Outgoing interface; without one, packets are refused with ICMP host
+    /// unreachable.
+    pub link: Option<u32>,
     /// Treat the next hop as reachable on the link although no address covers it.
     pub on_link: bool,
     /// Source address to prefer.
@@ -353,39 +354,7 @@ impl Route {
 
     /// Adds a route, or replaces the one to the same destination.
     pub fn set_route(&mut self, route: &RouteEntry) -> Result<(), Error> {
-        let mut attributes = Attributes::new();
-        if route.to.prefix_len() > 0 {
-            with_octets(route.to.network(), |to| {
-                attributes.bytes(libc::RTA_DST, to);
-            });
-        }
-        if let Some(via) = route.via {
-            with_octets(via, |via| {
-                attributes.bytes(libc::RTA_GATEWAY, via);
-            });
-        }
-        if let Some(source) = route.source {
-            with_octets(source, |source| {
-                attributes.bytes(libc::RTA_PREFSRC, source);
-            });
-        }
-        attributes.u32(libc::RTA_OIF, route.link);
-        let scope = match route.via {
-            None if route.to.addr().is_ipv4() => libc::RT_SCOPE_LINK,
-            _ => libc::RT_SCOPE_UNIVERSE,
-        };
-        let flags = if route.on_link { ON_LINK } else { 0u32 };
-        let mut header = vec![
-            family(route.to.addr()),
-            route.to.prefix_len(),
-            0,
-            0,
-            libc::RT_TABLE_MAIN,
-            libc::RTPROT_STATIC,
-            scope,
-            libc::RTN_UNICAST,
-        ];
-        header.extend_from_slice(&flags.to_ne_bytes());
+        let (header, attributes) = encode_route(route);
         self.socket.execute(
             Request {
                 kind: libc::RTM_NEWROUTE,
@@ -393,14 +362,27 @@ impl Route {
                 header: &header,
                 attributes: &attributes,
             },
-            || {
-                format!(
-                    "setting the route to {} through network interface {}",
-                    route.to, route.link
-                )
-            },
+            || format!("setting the route to {}", route.to),
         )?;
         Ok(())
+    }
+
+    /// Removes a route. Succeeds if there is none.
+    pub fn delete_route(&mut self, route: &RouteEntry) -> Result<(), Error> {
+        let (header, attributes) = encode_route(route);
+        let deleted = self.socket.execute(
+            Request {
+                kind: libc::RTM_DELROUTE,
+                flags: 0,
+                header: &header,
+                attributes: &attributes,
+            },
+            || format!("removing the route to {}", route.to),
+        );
+        match deleted {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Index of the interface the IPv4 default route of the main table leads
@@ -510,6 +492,51 @@ fn neighbour_header(index: u32, address: IpAddr, state: u16) -> [u8; 12] {
     header
 }
 
+/// `struct rtmsg` and its attributes.
+fn encode_route(route: &RouteEntry) -> (Vec<u8>, Attributes) {
+    let mut attributes = Attributes::new();
+    if route.to.prefix_len() > 0 {
+        with_octets(route.to.network(), |to| {
+            attributes.bytes(libc::RTA_DST, to);
+        });
+    }
+    if let Some(via) = route.via {
+        with_octets(via, |via| {
+            attributes.bytes(libc::RTA_GATEWAY, via);
+        });
+    }
+    if let Some(source) = route.source {
+        with_octets(source, |source| {
+            attributes.bytes(libc::RTA_PREFSRC, source);
+        });
+    }
+    if let Some(link) = route.link {
+        attributes.u32(libc::RTA_OIF, link);
+    }
+    let kind = if route.link.is_some() {
+        libc::RTN_UNICAST
+    } else {
+        libc::RTN_UNREACHABLE
+    };
+    let scope = match route.via {
+        None if route.to.addr().is_ipv4() && route.link.is_some() => libc::RT_SCOPE_LINK,
+        _ => libc::RT_SCOPE_UNIVERSE,
+    };
+    let flags = if route.on_link { ON_LINK } else { 0u32 };
+    let mut header = vec![
+        family(route.to.addr()),
+        route.to.prefix_len(),
+        0,
+        0,
+        libc::RT_TABLE_MAIN,
+        libc::RTPROT_STATIC,
+        scope,
+        kind,
+    ];
+    header.extend_from_slice(&flags.to_ne_bytes());
+    (header, attributes)
+}
+
 fn change_attributes(attributes: &mut Attributes, change: &LinkChange) {
     if let Some(mtu) = change.mtu {
         attributes.u32(libc::IFLA_MTU, mtu);
@@ -558,7 +585,11 @@ fn parse_default_route(reply: &Reply) -> Option<(u32, u32)> {
         return None;
     }
     let attributes = reply.attributes(ROUTE_HEADER);
-    let metric = attributes.clone().find(libc::RTA_PRIORITY).and_then(ne32).unwrap_or(0);
+    let metric = attributes
+        .clone()
+        .find(libc::RTA_PRIORITY)
+        .and_then(ne32)
+        .unwrap_or(0);
     Some((metric, attributes.find(libc::RTA_OIF).and_then(ne32)?))
 }
 
@@ -681,7 +712,7 @@ mod tests {
             let direct = RouteEntry {
                 to: "10.9.0.1/32".parse().unwrap(),
                 via: None,
-                link: eth0.index,
+                link: Some(eth0.index),
                 on_link: false,
                 source: None,
             };

@@ -188,6 +188,11 @@ impl Socket {
         self.sequence
     }
 
+    /// Goes on counting from `next`, after a batch that numbered itself.
+    pub(crate) fn skip_sequences(&mut self, next: u32) {
+        self.sequence = next;
+    }
+
     pub(crate) fn send(&mut self, message: &[u8]) -> Result<(), Errno> {
         // A datagram has to fit the send buffer with the kernel's own overhead.
         let wanted = message.len() * 2 + 64 * 1024;
