@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Shutdown, Supervisor};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -145,6 +147,25 @@ pub struct Controller<Q = NamespacedName> {
     name: &'static str,
     queue: Arc<Queue<Q>>,
     tasks: Arc<Supervisor>,
+    needs: Mutex<Vec<BoxFuture<'static, ()>>>,
+    scans: Arc<Mutex<Vec<Scan<Q>>>>,
+}
+
+/// Names the keys of everything one source knows.
+type Scan<Q> = Box<dyn Fn() -> Vec<Q> + Send + Sync>;
+
+/// A change as [`Controller::watch_changes`] shows it.
+#[derive(Debug)]
+pub enum Observed<'a, K> {
+    /// An object appeared or changed.
+    Applied {
+        /// What was known before.
+        old: Option<&'a K>,
+        /// The object as it is.
+        new: &'a K,
+    },
+    /// An object went away; this is its last known form.
+    Deleted(&'a K),
 }
 
 impl<Q: Clone + Eq + Hash + Ord + Send + Sync + std::fmt::Debug + 'static> Controller<Q> {
@@ -163,12 +184,29 @@ impl<Q: Clone + Eq + Hash + Ord + Send + Sync + std::fmt::Debug + 'static> Contr
             state: Mutex::new(state),
             changed: Notify::new(),
         });
-        Self { name, queue, tasks }
+        Self {
+            name,
+            queue,
+            tasks,
+            needs: Mutex::default(),
+            scans: Arc::default(),
+        }
     }
 
     /// A handle to put keys in from elsewhere.
     pub fn enqueue(&self) -> Enqueue<Q> {
         Enqueue(self.queue.clone())
+    }
+
+    /// Holds the workers back until this informer has its first list. Every
+    /// informer a reconciler reads belongs here, or it would take an empty
+    /// copy for an empty cluster; those it watches are included.
+    pub fn needs<K: Watched>(&self, informer: &Informer<K>) -> &Self {
+        let informer = informer.clone();
+        self.needs
+            .lock()
+            .push(async move { informer.synced().await }.boxed());
+        self
     }
 
     /// Feeds the keys `map` names for every object that appears, changes or
@@ -179,46 +217,59 @@ impl<Q: Clone + Eq + Hash + Ord + Send + Sync + std::fmt::Debug + 'static> Contr
         informer: &Informer<K>,
         map: impl Fn(&K) -> Vec<Q> + Send + Sync + 'static,
     ) -> &Self {
-        let enqueue = self.enqueue();
-        let informer = informer.clone();
-        let name = format!("{} watch {}", self.name, K::kind(&()));
-        self.tasks.spawn(name, |stop| async move {
-            let mut changes = informer.subscribe();
-            while let Some(Some(change)) = stop.guard(changes.next()).await {
-                let mut keys = Vec::new();
-                match change {
-                    Change::Applied { old, new } => {
-                        keys.extend(old.iter().flat_map(|old| map(old)));
-                        keys.extend(map(&new));
-                    }
-                    Change::Deleted(old) => keys.extend(map(&old)),
-                    Change::Resync => {
-                        keys.extend(informer.list().iter().flat_map(|object| map(object)));
-                    }
-                }
-                for key in keys {
-                    enqueue.add(key);
-                }
+        self.watch_changes(informer, move |change| match change {
+            Observed::Applied {
+                old: Some(old),
+                new,
+            } => {
+                let mut keys = map(old);
+                keys.extend(map(new));
+                keys
             }
-        });
-        self
+            Observed::Applied { old: None, new } => map(new),
+            Observed::Deleted(old) => map(old),
+        })
     }
 
     /// Feeds the keys `map` names for every change, for reconcilers that care
-    /// what changed. `map` sees [`Change::Resync`], too, and then looks at
-    /// everything.
+    /// what changed. An object that a fresh look at everything finds appears
+    /// as [`Observed::Applied`] without an old form.
     pub fn watch_changes<K: Watched>(
         &self,
         informer: &Informer<K>,
-        map: impl Fn(&Change<K>) -> Vec<Q> + Send + Sync + 'static,
+        map: impl Fn(Observed<'_, K>) -> Vec<Q> + Send + Sync + 'static,
     ) -> &Self {
+        self.needs(informer);
+        let map = Arc::new(map);
+        let scan = {
+            let (informer, map) = (informer.clone(), map.clone());
+            move || {
+                let objects = informer.list();
+                let keys = objects
+                    .iter()
+                    .flat_map(|new| map(Observed::Applied { old: None, new }));
+                keys.collect::<Vec<_>>()
+            }
+        };
+        self.scans.lock().push(Box::new(scan));
+        let scans = self.scans.clone();
         let enqueue = self.enqueue();
         let informer = informer.clone();
         let name = format!("{} watch {}", self.name, K::kind(&()));
         self.tasks.spawn(name, |stop| async move {
             let mut changes = informer.subscribe();
             while let Some(Some(change)) = stop.guard(changes.next()).await {
-                for key in map(&change) {
+                let keys = match &change {
+                    Change::Applied { old, new } => map(Observed::Applied {
+                        old: old.as_deref(),
+                        new,
+                    }),
+                    Change::Deleted(old) => map(Observed::Deleted(old)),
+                    // What was missed may have been a deletion, whose keys only
+                    // the other sources still name: look at all of them.
+                    Change::Resync => scans.lock().iter().flat_map(|scan| scan()).collect(),
+                };
+                for key in keys {
                     enqueue.add(key);
                 }
             }
@@ -236,12 +287,21 @@ impl<Q: Clone + Eq + Hash + Ord + Send + Sync + std::fmt::Debug + 'static> Contr
         E: Error + Send + 'static,
     {
         let reconcile = Arc::new(reconcile);
+        let needs = self.needs.into_inner();
+        let synced = futures::future::join_all(needs)
+            .map(|_| ())
+            .boxed()
+            .shared();
         for worker in 0..workers {
             let queue = self.queue.clone();
             let reconcile = reconcile.clone();
             let controller = self.name;
+            let synced = synced.clone();
             self.tasks
                 .spawn(format!("{controller} worker {worker}"), |stop| async move {
+                    if stop.guard(synced).await.is_none() {
+                        return;
+                    }
                     while let Some(key) = next(&queue, &stop).await {
                         let outcome = reconcile(key.clone()).await.map_err(|error| {
                         tracing::info!(controller, ?key, error = %base::Chain(&error), "retrying");

@@ -17,7 +17,7 @@ mod informer;
 mod key;
 pub mod labels;
 
-pub use controller::{Action, Controller, Enqueue};
+pub use controller::{Action, Controller, Enqueue, Observed};
 pub use events::{EventRecorder, EventType, reference};
 pub use informer::{Change, Informer, Informers, Subscription, Watched};
 pub use key::NamespacedName;

@@ -1,1 +1,59 @@
 //! Kubernetes' controllers, one module each.
+//!
+//! Every loop is level-triggered: it is woken with a key, looks at the shared
+//! informers, and makes the API server's state fit. What differs from
+//! kube-controller-manager on purpose is told where it differs. [`register`]
+//! starts all of them; each speaks to the API server as a service account of
+//! its own (`system:serviceaccount:kube-system:NAME`), which RBAC limits to
+//! what that loop needs.
+#![forbid(unsafe_code)]
+
+mod context;
+mod count;
+mod deployment;
+mod discover;
+mod error;
+mod expectations;
+mod hash;
+mod namespace;
+mod owner;
+mod pods;
+mod replicaset;
+mod root_ca;
+mod serviceaccount;
+
+use std::sync::Arc;
+
+use base::Supervisor;
+use client::{Client, EventRecorder, Informers};
+
+use context::Context;
+
+/// Gives the client of a controller, by the controller's name.
+pub type Clients = Arc<dyn Fn(&str) -> Client + Send + Sync>;
+
+/// What the controllers need to be told.
+#[derive(Clone)]
+pub struct Config {
+    /// The client for each controller's own identity.
+    pub clients: Clients,
+    /// The cluster's CA certificate as PEM, published in every namespace.
+    pub root_ca: String,
+}
+
+/// Starts every controller; `tasks` owns what they run in.
+pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) {
+    let events = EventRecorder::new(informers.client().clone(), tasks, "controllers", "");
+    let context = Context {
+        tasks: tasks.clone(),
+        informers: informers.clone(),
+        config,
+        events,
+    };
+    namespace::register(&context);
+    serviceaccount::register(&context);
+    root_ca::register(&context);
+    deployment::register(&context);
+    replicaset::register_replica_sets(&context);
+    replicaset::register_replication_controllers(&context);
+}
