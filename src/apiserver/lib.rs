@@ -1,1 +1,6 @@
 //! The Kubernetes API server.
+
+#![forbid(unsafe_code)]
+
+pub mod access;
+pub mod admission;
