@@ -10,20 +10,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod field;
 pub mod gvk;
 pub mod kinds;
+pub mod managed;
+pub mod meta;
 pub mod names;
 pub mod quantity;
-pub mod selector;
 pub mod schema;
 pub mod scheme;
+pub mod selector;
 pub mod status;
 
 pub use field::{ErrorType, FieldError, Path};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use quantity::Quantity;
-pub use selector::{FieldSelector, LabelSelector};
 pub use schema::{FieldRef, OwnedType, Scalar, Schema, Shape, StructRef, TypeRef};
 pub use scheme::{Resource, Scheme, Subresource, Verbs};
+pub use selector::{FieldSelector, LabelSelector};
 pub use status::{Reason, Status};

@@ -1,9 +1,42 @@
 //! What is truly per kind: defaults beyond the table, strategy, validation,
 //! selectable fields and table columns. One file for each kind or family.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::{FieldError, GroupKind};
+use crate::meta::{self, NameRule};
+use crate::{FieldError, GroupKind, Path};
+
+pub mod convert;
+pub mod plan;
+pub mod table;
+mod value;
+
+mod admission;
+mod apps;
+mod autoscaling;
+mod batch;
+mod certificates;
+mod columns;
+mod config;
+mod core;
+mod discovery;
+mod dynamic;
+mod event;
+mod flowcontrol;
+mod networking;
+mod node;
+mod pod;
+mod pod_defaults;
+mod pod_table;
+mod policy;
+mod rbac;
+mod service;
+mod storage;
+mod validate;
+mod volume;
+
+pub use convert::convert;
+pub use plan::Plan;
 
 /// What a strategy or validation may look at beside the object.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +49,10 @@ pub struct Context<'a> {
     pub user: &'a str,
     /// Who writes: groups.
     pub groups: &'a [String],
+    /// Who writes: uid.
+    pub user_uid: &'a str,
+    /// Who writes: `extra`, as `CertificateSigningRequest` carries it.
+    pub extra: Option<&'a Map<String, Value>>,
     /// Now, as `metav1.Time`.
     pub now: &'a str,
 }
@@ -37,35 +74,56 @@ pub struct Column {
 
 /// The rules of one kind. Every method has the rule of a plain kind as its default.
 ///
-/// Order on create: table defaults, [`Kind::default`], [`Kind::prepare_create`],
-/// metadata validation, [`Kind::validate_create`]. On update: table defaults,
-/// [`Kind::default`], [`Kind::prepare_update`], metadata validation,
-/// [`Kind::validate_update`].
+/// Order on create: table defaults, [`Kind::default`], `managedFields`
+/// ([`crate::managed::update`] with [`Kind::reset_fields`]), mutating
+/// admission, [`Kind::prepare_create`], [`validate_create`]. On update: table
+/// defaults, [`Kind::default`], `managedFields`, admission,
+/// [`meta::restore_generation`], [`Kind::prepare_update`],
+/// [`meta::prepare_update`], [`validate_update`].
 pub trait Kind: Sync {
+    /// The form of its objects' names.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
+    /// How status and generation behave.
+    fn plan(&self) -> Plan {
+        Plan::PLAIN
+    }
+
     /// Defaults that the schema table cannot express. Also run on objects read
     /// from a patch or apply.
     fn default(&self, _object: &mut Value) {}
 
     /// Drops what a client may not set on create (`status`), sets generation.
-    fn prepare_create(&self, _object: &mut Value, _context: &Context<'_>) {}
+    fn prepare_create(&self, object: &mut Value, _context: &Context<'_>) {
+        self.plan().create(object);
+    }
 
     /// Keeps what a client may not change (status by spec writes, spec by
     /// status writes), raises generation.
-    fn prepare_update(&self, _new: &mut Value, _old: &Value, _context: &Context<'_>) {}
+    fn prepare_update(&self, new: &mut Value, old: &Value, context: &Context<'_>) {
+        self.plan().update(new, old, context.subresource);
+    }
 
-    /// Everything wrong with a new object, in upstream's order.
+    /// Fields that a write to this subresource cannot set, so that their
+    /// writer does not come to own them.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        self.plan().reset_fields(subresource)
+    }
+
+    /// Everything wrong with a new object beside its metadata, in upstream's order.
     fn validate_create(&self, _object: &Value, _context: &Context<'_>) -> Vec<FieldError> {
         Vec::new()
     }
 
-    /// Everything wrong with a change, in upstream's order.
-    fn validate_update(
-        &self,
-        _new: &Value,
-        _old: &Value,
-        _context: &Context<'_>,
-    ) -> Vec<FieldError> {
-        Vec::new()
+    /// Everything wrong with a change beside its metadata, in upstream's order.
+    fn validate_update(&self, new: &Value, _old: &Value, context: &Context<'_>) -> Vec<FieldError> {
+        if context.subresource.is_empty() {
+            self.validate_create(new, context)
+        } else {
+            Vec::new()
+        }
     }
 
     /// `Warning:` headers for a write.
@@ -88,13 +146,74 @@ pub trait Kind: Sync {
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         table::plain_cells(object, now)
     }
+
+    /// `conditions` of its row, such as `Completed` of a pod that is done.
+    fn row_conditions(&self, _object: &Value) -> Vec<Value> {
+        Vec::new()
+    }
 }
 
-pub mod table;
-
 /// The rules of a built-in kind; those of a plain kind if it has none of its own.
-pub fn of(_kind: &GroupKind) -> &'static dyn Kind {
+pub fn of(kind: &GroupKind) -> &'static dyn Kind {
     struct Plain;
     impl Kind for Plain {}
-    &Plain
+    let name = &*kind.kind;
+    let found = match &*kind.group {
+        "" => core::of(name),
+        "apps" => apps::of(name),
+        "batch" => batch::of(name),
+        "autoscaling" => autoscaling::of(name),
+        "policy" => policy::of(name),
+        "networking.k8s.io" => networking::of(name),
+        "discovery.k8s.io" => discovery::of(name),
+        "events.k8s.io" => event::of(name),
+        "rbac.authorization.k8s.io" => rbac::of(name),
+        "storage.k8s.io" => storage::of(name),
+        "certificates.k8s.io" => certificates::of(name),
+        "admissionregistration.k8s.io" => admission::of(name),
+        "flowcontrol.apiserver.k8s.io" => flowcontrol::of(name),
+        "resource.k8s.io" => dynamic::of(name),
+        "coordination.k8s.io" | "node.k8s.io" | "scheduling.k8s.io" | "apiregistration.k8s.io" => {
+            config::of(name)
+        }
+        _ => None,
+    };
+    found.unwrap_or(&Plain)
+}
+
+/// Everything wrong with a new object: its metadata by the kind's name rule,
+/// then the kind's own rules; what could not be part of a URL only if all else
+/// is well.
+pub fn validate_create(
+    kind: &dyn Kind,
+    object: &Value,
+    namespaced: bool,
+    context: &Context<'_>,
+) -> Vec<FieldError> {
+    let path = Path::new("metadata");
+    let metadata = &object["metadata"];
+    let mut errors = meta::validate(metadata, namespaced, kind.name_rule(), &path);
+    errors.extend(kind.validate_create(object, context));
+    if errors.is_empty() {
+        errors = meta::validate(metadata, namespaced, NameRule::PathSegment, &path);
+    }
+    errors
+}
+
+/// Everything wrong with a change. Metadata is judged twice, once for every
+/// kind and once by the kind's strategy, and both say so, as upstream's do.
+pub fn validate_update(
+    kind: &dyn Kind,
+    new: &Value,
+    old: &Value,
+    namespaced: bool,
+    context: &Context<'_>,
+) -> Vec<FieldError> {
+    let path = Path::new("metadata");
+    let (new_meta, old_meta) = (&new["metadata"], &old["metadata"]);
+    let mut errors = meta::validate(new_meta, namespaced, NameRule::PathSegment, &path);
+    errors.extend(meta::validate_update(new_meta, old_meta, &path));
+    errors.extend(meta::validate_update(new_meta, old_meta, &path));
+    errors.extend(kind.validate_update(new, old, context));
+    errors
 }

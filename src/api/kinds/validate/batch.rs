@@ -1,0 +1,13 @@
+//! x
+use super::super::Context;
+use crate::FieldError;
+use serde_json::Value;
+pub(in crate::kinds) fn job(_0: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+pub(in crate::kinds) fn job_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+pub(in crate::kinds) fn cron_job(_0: &Value) -> Vec<FieldError> {
+    Vec::new()
+}

@@ -1,0 +1,10 @@
+//! x
+use super::super::Context;
+use crate::FieldError;
+use serde_json::Value;
+pub(in crate::kinds) fn slice(_0: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+pub(in crate::kinds) fn slice_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
+    Vec::new()
+}

@@ -1,0 +1,16 @@
+//! x
+use super::super::Context;
+use crate::FieldError;
+use serde_json::Value;
+pub(in crate::kinds) fn persistent_volume(_0: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+pub(in crate::kinds) fn persistent_volume_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+pub(in crate::kinds) fn claim(_0: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+pub(in crate::kinds) fn claim_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
