@@ -11,18 +11,21 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod decode;
 pub mod field;
 pub mod gvk;
 pub mod kinds;
 pub mod managed;
 pub mod meta;
 pub mod names;
+pub mod proto;
 pub mod quantity;
 pub mod schema;
 pub mod scheme;
 pub mod selector;
 pub mod status;
 
+pub use decode::{FieldValidation, Format};
 pub use field::{ErrorType, FieldError, Path};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use quantity::Quantity;

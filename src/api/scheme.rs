@@ -403,8 +403,8 @@ mod tests {
             .unwrap();
         let exec = probe.as_struct().unwrap().field("exec").unwrap();
         assert_eq!(
-            (exec.via().collect::<Vec<_>>(), exec.number()),
-            (vec![1], 1)
+            (exec.embeds().next(), exec.number()),
+            (Some(("ProbeHandler", 1)), 1)
         );
         let policy = container
             .as_struct()

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use super::{
-    Body, Expr, FIRST_TYPE, Field, LIST, ListAttrs, MAP, More, Package, SCALARS, Scalar, Schema,
-    Struct, Type, flag,
+    Body, Expr, FIRST_TYPE, Field, Fields, LIST, ListAttrs, MAP, More, Package, SCALARS, Scalar,
+    Schema, Struct, Type, flag,
 };
 
 /// A type of a schema under construction.
@@ -36,7 +36,7 @@ impl FieldBuilder {
             ty: ty.0,
             flags: flag::OMITEMPTY | flag::POINTER,
             number: 0,
-            via: 0,
+            embed: 0,
             more: None,
         })
     }
@@ -140,7 +140,9 @@ impl SchemaBuilder {
     ) -> TypeId {
         let cell = OnceLock::new();
         let fields: Box<[Field]> = fields.into_iter().map(|it| it.0).collect();
-        cell.set(fields).expect("the cell is new");
+        let embeds = Box::default();
+        cell.set(Fields { fields, embeds })
+            .expect("the cell is new");
         let body = Struct {
             fields: cell,
             is_kind: options.is_kind,

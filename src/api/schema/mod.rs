@@ -20,8 +20,8 @@
 //!
 //! TYPE is a scalar (`string`, `int32`, `quantity`, …), a name of the same
 //! package or `ALIAS.Name`, prefixed by `*`, `[]` and `{}` (map with string
-//! keys). NUMBER is the protobuf field number, `2/1` for a field of an embedded
-//! struct. FLAGS: `o` omitempty, `z` omitzero, `r` required, `n` nullable,
+//! keys). NUMBER is the protobuf field number. Lines ` < NAME NUMBER` and ` >`
+//! enclose the fields of an embedded struct. FLAGS: `o` omitempty, `z` omitzero, `r` required, `n` nullable,
 //! `h` absent from OpenAPI, `q` quoted number, `-` none. Attributes of fields:
 //! `ps=` patch strategy, `pk=` patch merge key, `lt=` list type (`a`tomic,
 //! `s`et, `m`ap), `lk=` its keys, `mt=` map type (`a`tomic, `g`ranular), `d=`
@@ -207,12 +207,28 @@ enum Body {
 struct Struct {
     head: &'static str,
     lines: &'static str,
-    fields: OnceLock<Box<[Field]>>,
+    fields: OnceLock<Fields>,
     in_openapi: bool,
     is_kind: bool,
     atomic: bool,
     preserve_unknown: bool,
     embedded_resource: bool,
+}
+
+/// The fields of a struct, with the structs that it embeds.
+#[derive(Debug, Default)]
+struct Fields {
+    fields: Box<[Field]>,
+    embeds: Box<[Embed]>,
+}
+
+/// An embedded struct, whose fields are JSON fields of the struct around it.
+#[derive(Debug)]
+struct Embed {
+    name: &'static str,
+    number: u16,
+    /// One more than the index of the embedding that this one is inside; 0 for none.
+    parent: u8,
 }
 
 /// One field of a struct; fields of embedded structs are among them.
@@ -222,7 +238,8 @@ pub(crate) struct Field {
     ty: Expr,
     flags: u8,
     number: u16,
-    via: u16,
+    /// One more than the index of the embedding that it is inside; 0 for none.
+    embed: u8,
     more: Option<Box<More>>,
 }
 
@@ -280,10 +297,20 @@ pub struct StructRef<'a> {
     index: u32,
 }
 
+/// What a number of a protobuf message stands for.
+#[derive(Clone, Copy)]
+pub(crate) enum Member<'a> {
+    /// A field.
+    Field(FieldRef<'a>),
+    /// An embedded struct, as the level of its members.
+    Embed(u8),
+}
+
 /// A field of a struct.
 #[derive(Clone, Copy)]
 pub struct FieldRef<'a> {
     schema: &'a Schema,
+    embeds: &'a [Embed],
     field: &'a Field,
 }
 
@@ -411,6 +438,18 @@ impl<'a> TypeRef<'a> {
         self.named_type().is_some_and(|ty| ty.is_message)
     }
 
+    /// The type `name` of the package that declares this one, or of the one
+    /// that declares the unions of JSON schemas.
+    pub(crate) fn sibling(self, name: &str) -> Option<Self> {
+        match self.named_type() {
+            Some(ty) => self
+                .schema
+                .find(ty.package as usize, name)
+                .map(|index| self.schema.type_at(index)),
+            None => self.schema.named("apiextensions/v1", name),
+        }
+    }
+
     /// How a list of a schema built at run time is merged.
     pub fn list_attrs(self) -> Option<&'a ListAttrs> {
         match &self.named_type()?.body {
@@ -524,13 +563,41 @@ impl<'a> StructRef<'a> {
 
     /// Its fields in Go's order.
     pub fn fields(self) -> impl ExactSizeIterator<Item = FieldRef<'a>> + DoubleEndedIterator {
+        let Fields { fields, embeds } = self.raw_fields();
         let schema = self.schema;
-        self.raw_fields()
-            .iter()
-            .map(move |field| FieldRef { schema, field })
+        fields.iter().map(move |field| FieldRef {
+            schema,
+            embeds,
+            field,
+        })
     }
 
-    fn raw_fields(self) -> &'a [Field] {
+    /// What the protobuf message at this level of embedding holds, by number;
+    /// level 0 is the struct itself.
+    pub(crate) fn members(self, level: u8) -> Vec<(u32, Member<'a>)> {
+        let Fields { fields, embeds } = self.raw_fields();
+        let mut members = Vec::with_capacity(fields.len());
+        for (index, embed) in embeds.iter().enumerate() {
+            if embed.parent == level && embed.number != 0 {
+                members.push((u32::from(embed.number), Member::Embed(index as u8 + 1)));
+            }
+        }
+        for field in fields {
+            if field.embed == level && field.number != 0 {
+                let schema = self.schema;
+                let it = FieldRef {
+                    schema,
+                    embeds,
+                    field,
+                };
+                members.push((u32::from(field.number), Member::Field(it)));
+            }
+        }
+        members.sort_by_key(|(number, _)| *number);
+        members
+    }
+
+    fn raw_fields(self) -> &'a Fields {
         let body = self.body();
         body.fields
             .get_or_init(|| parse::fields(self.schema, self.ty().package, body.lines))
@@ -538,11 +605,7 @@ impl<'a> StructRef<'a> {
 
     /// The field with this JSON name.
     pub fn field(self, name: &str) -> Option<FieldRef<'a>> {
-        let schema = self.schema;
-        self.raw_fields()
-            .iter()
-            .find(|field| field.name == name)
-            .map(|field| FieldRef { schema, field })
+        self.fields().find(|field| field.field.name == name)
     }
 }
 
@@ -616,12 +679,15 @@ impl<'a> FieldRef<'a> {
         u32::from(self.field.number)
     }
 
-    /// Protobuf numbers of the embedded messages that it sits in, outermost first.
-    pub fn via(self) -> impl Iterator<Item = u32> {
-        let packed = u32::from(self.field.via);
-        [packed >> 8, packed & 0xff]
-            .into_iter()
-            .filter(|it| *it != 0)
+    /// The embedded structs that it sits in, innermost first: Go name and
+    /// protobuf number.
+    pub fn embeds(self) -> impl Iterator<Item = (&'a str, u32)> {
+        let mut at = self.field.embed;
+        std::iter::from_fn(move || {
+            let embed = &self.embeds[usize::from(at).checked_sub(1)?];
+            at = embed.parent;
+            Some((embed.name, u32::from(embed.number)))
+        })
     }
 
     /// `x-kubernetes-patch-strategy`: empty, `merge`, `retainKeys` or `merge,retainKeys`.

@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use super::{
-    Body, Expr, FIRST_TYPE, Field, LIST, ListAttrs, ListType, MAP, More, Package, SCALARS, Schema,
-    Struct, Type, flag,
+    Body, Embed, Expr, FIRST_TYPE, Field, Fields, LIST, ListAttrs, ListType, MAP, More, Package,
+    SCALARS, Schema, Struct, Type, flag,
 };
 
 /// Indexes the packages and types of a table; fields wait until they are asked for.
@@ -122,14 +122,30 @@ pub(super) fn expr(schema: &Schema, package: u16, text: &str) -> (Expr, bool) {
 }
 
 /// Parses the fields of a struct of `package`.
-pub(super) fn fields(schema: &Schema, package: u16, lines: &'static str) -> Box<[Field]> {
-    lines
-        .lines()
-        .map(|line| field(schema, package, line))
-        .collect()
+pub(super) fn fields(schema: &Schema, package: u16, lines: &'static str) -> Fields {
+    let (mut fields, mut embeds, mut inside) = (Vec::new(), Vec::<Embed>::new(), 0);
+    for line in lines.lines() {
+        if line == " >" {
+            inside = embeds[usize::from(inside) - 1].parent;
+        } else if let Some(rest) = line.strip_prefix(" < ") {
+            let (name, number) = rest.split_once(' ').unwrap_or((rest, ""));
+            embeds.push(Embed {
+                name,
+                number: number.parse().unwrap_or_default(),
+                parent: inside,
+            });
+            inside = embeds.len() as u8;
+        } else {
+            fields.push(field(schema, package, line, inside));
+        }
+    }
+    Fields {
+        fields: fields.into(),
+        embeds: embeds.into(),
+    }
 }
 
-fn field(schema: &Schema, package: u16, line: &'static str) -> Field {
+fn field(schema: &Schema, package: u16, line: &'static str, embed: u8) -> Field {
     // A default is the last attribute and may hold spaces.
     let (line, default) = match line.split_once(" d=") {
         Some((line, default)) => (line, Some(default)),
@@ -140,7 +156,7 @@ fn field(schema: &Schema, package: u16, line: &'static str) -> Field {
     let name = word();
     let (ty, pointer) = expr(schema, package, word());
     let mut flags = if pointer { flag::POINTER } else { 0 };
-    let numbers = word();
+    let number = word().parse().unwrap_or_default();
     for letter in word().bytes() {
         flags |= match letter {
             b'o' => flag::OMITEMPTY,
@@ -151,11 +167,6 @@ fn field(schema: &Schema, package: u16, line: &'static str) -> Field {
             b'q' => flag::QUOTED,
             _ => 0,
         };
-    }
-    let (mut number, mut via) = (0, 0);
-    for part in numbers.split('/') {
-        via = via << 8 | number;
-        number = part.parse().unwrap_or_default();
     }
     let mut more = More::default();
     let mut any = false;
@@ -187,7 +198,7 @@ fn field(schema: &Schema, package: u16, line: &'static str) -> Field {
         ty,
         flags,
         number,
-        via,
+        embed,
         more: (any || default.is_some()).then(|| Box::new(more)),
     }
 }
