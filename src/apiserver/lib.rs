@@ -1,6 +1,83 @@
 //! The Kubernetes API server.
+//!
+//! [`build`] puts it together; [`ApiServer::serve`] answers a socket,
+//! [`ApiServer::in_process`] a client in the same process. A request passes
+//! the handler chain (who asks, whether they may), then the registry, which is
+//! driven by data: there are no handlers per kind. Writes go to the store by
+//! compare-and-swap; reads and watches are served from the watch cache, which
+//! holds each object once, in the bytes that are sent.
 
 #![forbid(unsafe_code)]
 
 pub mod access;
 pub mod admission;
+mod alloc;
+mod bootstrap;
+mod cache;
+mod config;
+mod engine;
+mod handlers;
+mod http;
+mod metrics;
+mod registry;
+mod request;
+mod server;
+mod subresources;
+
+pub use config::{Config, Deps, KubeletClient};
+pub use http::{Body, BoxError};
+pub use server::{ApiServer, InProcess};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base::Shutdown;
+
+/// What runs beside the server: feeds the watch cache, puts the objects every
+/// cluster has in place. Nothing is answered from the cache before it runs.
+#[must_use = "the server answers nothing without its task"]
+pub struct Task {
+    server: ApiServer,
+}
+
+impl Task {
+    /// Runs until shutdown.
+    pub async fn run(self, stop: Shutdown) {
+        let inner = self.server.inner.clone();
+        let pump = inner.registry.hub.clone().run(stop.clone());
+        let bootstrap = async {
+            if stop.guard(bootstrap::run(&self.server)).await.is_some() {
+                inner.ready.store(true, Ordering::Release);
+            }
+            stop.triggered().await;
+            inner.stopping.store(true, Ordering::Release);
+        };
+        tokio::join!(pump, bootstrap);
+    }
+}
+
+/// Puts a server together. It answers once the returned task runs.
+pub fn build(config: Config, deps: Deps) -> (ApiServer, Task) {
+    let hub = Arc::new(cache::Hub::new(deps.store));
+    let engine = engine::Engine::new(api::Scheme::builtin());
+    let allocators =
+        alloc::Allocators::new(config.service_cidrs.clone(), config.node_ports.clone());
+    let registry = Arc::new(registry::Registry::new(hub, engine, allocators));
+    *registry.admission.write() = admission::Chain::new(deps.admission);
+    let server = ApiServer {
+        inner: Arc::new(server::Inner {
+            config,
+            registry,
+            authenticators: deps.authenticators,
+            authorizers: deps.authorizers,
+            kubelet: deps.kubelet,
+            metrics: metrics::Metrics::default(),
+            ready: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        }),
+    };
+    let task = Task {
+        server: server.clone(),
+    };
+    (server, task)
+}
