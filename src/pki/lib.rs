@@ -10,6 +10,7 @@
 mod authority;
 mod files;
 mod kubeconfig;
+pub mod tls;
 mod token;
 
 pub use authority::{Ca, Issued, Leaf, Usage};
@@ -53,6 +54,9 @@ pub enum Error {
         #[source]
         source: rcgen::Error,
     },
+    /// Certificates or keys that TLS does not accept.
+    #[error("setting up TLS")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The operating system gave no randomness.
     #[error("no randomness from the operating system")]
     Random,

@@ -6,9 +6,17 @@
 //! authorizer that allows wins. Members of `system:masters` are always allowed.
 
 mod certificate;
+pub mod policy;
+pub mod rbac;
+pub mod reviews;
+pub mod rules;
+pub mod service_account;
 mod token;
 
 pub use certificate::ClientCertificates;
+pub use rbac::Rbac;
+pub use reviews::Reviews;
+pub use service_account::ServiceAccountTokens;
 pub use token::StaticTokens;
 
 use std::collections::BTreeMap;

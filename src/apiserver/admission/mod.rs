@@ -4,6 +4,12 @@
 //! user, and may read other objects through [`Reader`]. Mutating plugins run
 //! in order before validation, validating ones after it.
 
+mod defaults;
+mod namespace;
+mod pods;
+mod rbac;
+mod service_account;
+
 use std::sync::Arc;
 
 use api::{GroupResource, GroupVersionKind, Status};
@@ -11,6 +17,31 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::access::User;
+
+pub use defaults::{
+    DefaultIngressClass, DefaultStorageClass, StorageObjectInUseProtection, TaintNodesByCondition,
+};
+pub use namespace::NamespaceLifecycle;
+pub use pods::{DefaultTolerationSeconds, Priority};
+pub use rbac::RbacEscalation;
+pub use service_account::ServiceAccount;
+
+/// The plugins that are on by default, in upstream's order. `rbac` says what
+/// a user may grant; without it nothing is checked.
+pub fn default_plugins(rbac: Option<Arc<crate::access::Rbac>>) -> Vec<Arc<dyn Plugin>> {
+    let mut plugins: Vec<Arc<dyn Plugin>> = vec![
+        Arc::new(NamespaceLifecycle),
+        Arc::new(ServiceAccount),
+        Arc::new(TaintNodesByCondition),
+        Arc::new(Priority),
+        Arc::new(DefaultTolerationSeconds),
+        Arc::new(DefaultStorageClass),
+        Arc::new(StorageObjectInUseProtection),
+        Arc::new(DefaultIngressClass),
+    ];
+    plugins.extend(rbac.map(|rbac| Arc::new(RbacEscalation::new(rbac)) as Arc<dyn Plugin>));
+    plugins
+}
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
