@@ -4,6 +4,8 @@
 //! that is spawned through [`Supervisor`] is cancelled, drained and, past its
 //! deadline, aborted; there is no spawn-and-forget in Karve.
 
+#![forbid(unsafe_code)]
+
 mod backoff;
 mod chain;
 mod shutdown;

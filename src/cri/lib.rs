@@ -12,6 +12,8 @@
 //!   neither implementation knows the other;
 //! - state changes are pushed ([`ContainerRuntime::events`]): nothing polls.
 
+#![forbid(unsafe_code)]
+
 mod error;
 mod image;
 mod network;
