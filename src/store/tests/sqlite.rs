@@ -3,5 +3,11 @@
 
 #[path = "sqlite/basics.rs"]
 mod basics;
+#[path = "sqlite/crash.rs"]
+mod crash;
+#[path = "sqlite/model.rs"]
+mod model;
+#[path = "sqlite/opening.rs"]
+mod opening;
 #[path = "sqlite/support.rs"]
 mod support;
