@@ -5,21 +5,29 @@
 //! has [`LOG_PAGES`], a passing thread copies it, passively, while writes go
 //! on. What they added meanwhile is little; the writer copies that itself after
 //! its next batch, and with the log copied to its end the next write starts the
-//! log over. A read that holds an older snapshot only postpones that by another
-//! round.
+//! log over. A read that holds an older snapshot at that moment postpones this
+//! by a round. Should that happen again and again, until the log has
+//! [`LARGE_PAGES`], the writer waits for such reads, up to [`PATIENCE`].
 
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::open::connect_checkpointer;
+use super::open::{BUSY_TIMEOUT, connect_checkpointer};
 use super::{Config, Shared};
 
 /// Pages in the log that make a checkpoint worthwhile: 4 MiB.
 const LOG_PAGES: i32 = 1000;
+
+/// Pages in the log that are worth a short wait.
+const LARGE_PAGES: i32 = 4 * LOG_PAGES;
+
+/// The longest that a write waits for reads to let go of the log.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// Pages in the log after this thread's last commit.
@@ -57,7 +65,11 @@ impl Checkpoints {
         let pages = PAGES.get();
         if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
             self.join();
-            report(passive(connection));
+            if pages < LARGE_PAGES {
+                report(passive(connection));
+            } else {
+                report(patient(connection));
+            }
             self.next = pages + LOG_PAGES;
         } else if self.running.is_none() && pages >= self.next {
             let (config, path) = (self.config.clone(), self.path.clone());
@@ -91,6 +103,13 @@ impl Checkpoints {
 
 fn passive(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
+fn patient(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(PATIENCE)?;
+    let outcome = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    outcome
 }
 
 /// A checkpoint that fails loses nothing: the log has it all, and the next one

@@ -53,6 +53,8 @@
 mod cache;
 mod checkpoint;
 mod compact;
+#[cfg(test)]
+mod faults;
 mod index;
 mod keys;
 mod lease;
@@ -165,6 +167,9 @@ struct Shared {
     values: Mutex<Values>,
     readers: Readers,
     counters: Counters,
+    /// SQLite's code for how the next commit fails.
+    #[cfg(test)]
+    fault: Mutex<Option<std::ffi::c_int>>,
 }
 
 #[derive(Debug, Default)]
@@ -199,6 +204,8 @@ impl Sqlite {
             values: Mutex::new(Values::new(config.cache_bytes)),
             readers: Readers::new(&config),
             counters: Counters::default(),
+            #[cfg(test)]
+            fault: Mutex::default(),
             index: RwLock::new(opened.index),
             config,
         });

@@ -31,6 +31,10 @@ const APPLICATION_ID: i32 = 0x4b72_7673;
 /// Layout of the tables. Raise it with every change an older Karve would misread.
 const SCHEMA_VERSION: i32 = 1;
 
+/// How long a connection waits for another's lock. Only the moments in which a
+/// connection is opened or closed take locks that anyone waits for.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
 const SCHEMA: &str = "
     CREATE TABLE versions (
         id      INTEGER PRIMARY KEY,
@@ -247,7 +251,7 @@ fn connect(path: &Path, config: &Config) -> Result<Connection> {
 /// Settings of every connection. Memory maps stay off: they would count as
 /// resident and turn I/O errors into signals.
 fn tune(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
-    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
     connection.pragma_update(None, "mmap_size", 0)?;
     connection.pragma_update(None, "temp_store", "MEMORY")

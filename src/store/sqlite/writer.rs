@@ -401,12 +401,20 @@ fn transact<T>(
     // Dropping it rolls back, also what spilled into the log: without a commit
     // frame behind them, those pages do not count.
     let written = write(&transaction).map_err(Failure::Failed)?;
-    transaction
-        .commit()
-        .map_err(|error| match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy) => Failure::Failed(error),
-            _ => Failure::Unknown(error),
-        })?;
+    #[cfg(test)]
+    let committed = match shared.fault.lock().take() {
+        Some(code) => Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(code),
+            None,
+        )),
+        None => transaction.commit(),
+    };
+    #[cfg(not(test))]
+    let committed = transaction.commit();
+    committed.map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy) => Failure::Failed(error),
+        _ => Failure::Unknown(error),
+    })?;
     shared.counters.commits.fetch_add(1, Ordering::Relaxed);
     Ok(written)
 }

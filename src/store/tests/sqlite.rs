@@ -5,6 +5,8 @@
 mod basics;
 #[path = "sqlite/crash.rs"]
 mod crash;
+#[path = "sqlite/housekeeping.rs"]
+mod housekeeping;
 #[path = "sqlite/model.rs"]
 mod model;
 #[path = "sqlite/opening.rs"]
