@@ -116,8 +116,11 @@ fn reads(criterion: &mut Criterion) {
         key: key(4999),
         ..RangeRequest::default()
     };
+    // Superseded, so that it comes from the table.
+    let old = runtime.block_on(store.revision()).expect("a revision");
+    runtime.block_on(put(&store, key(4999)));
     let cold = RangeRequest {
-        revision: Some(store::Revision(2)),
+        revision: Some(old),
         ..one.clone()
     };
     let page = RangeRequest {
