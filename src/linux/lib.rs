@@ -1,5 +1,6 @@
 //! Narrow interfaces to the Linux kernel; the only crate with unsafe code.
 
+pub mod conntrack;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;

@@ -391,6 +391,26 @@ impl Expression {
         ]
     }
 
+    /// Clears bits of the packet mark. Overwrites the register.
+    pub fn clear_mark_bits(bits: u32, scratch: Register) -> Vec<Self> {
+        vec![
+            Self::Meta {
+                key: MetaKey::Mark,
+                to: scratch,
+            },
+            Self::Bitwise {
+                from: scratch,
+                to: scratch,
+                mask: (!bits).to_ne_bytes().to_vec(),
+                xor: vec![0; 4],
+            },
+            Self::SetMeta {
+                key: MetaKey::Mark,
+                from: scratch,
+            },
+        ]
+    }
+
     /// Goes on only if any of these bits of the packet mark is set.
     /// Overwrites the register.
     pub fn has_mark_bits(bits: u32, scratch: Register) -> Vec<Self> {
