@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::{Reason, Status};
 use base::Backoff;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -14,22 +15,34 @@ use crate::server::ApiServer;
 
 /// Who makes them.
 const USER: &str = "system:apiserver";
+/// Objects created at once.
+const BATCH: usize = 256;
 
 /// Creates what is missing; tries again until it has.
 pub(crate) async fn run(server: &ApiServer) {
+    let (first, rest) = objects(server)
+        .into_iter()
+        .partition(|it| it.2 == "namespaces");
+    // Namespaces come before what is in them; all else has no order, and
+    // goes to the store together to share its commits.
+    for batch in [first, rest] {
+        let batch: Vec<Bootstrap> = batch;
+        futures::stream::iter(&batch)
+            .for_each_concurrent(BATCH, |object| create(server, object))
+            .await;
+    }
+}
+
+async fn create(server: &ApiServer, (group, version, resource, object): &Bootstrap) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-    for (group, version, resource, object) in objects(server) {
-        while let Err(status) =
-            ensure(&server.inner.registry, group, version, resource, &object).await
-        {
-            tracing::warn!(
-                resource,
-                name = %object["metadata"]["name"],
-                error = %status.message,
-                "cannot create a bootstrap object; trying again"
-            );
-            tokio::time::sleep(backoff.next_delay()).await;
-        }
+    while let Err(status) = ensure(&server.inner.registry, group, version, resource, object).await {
+        tracing::warn!(
+            resource,
+            name = %object["metadata"]["name"],
+            error = %status.message,
+            "cannot create a bootstrap object; trying again"
+        );
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
@@ -184,5 +197,8 @@ fn objects(server: &ApiServer) -> Vec<Bootstrap> {
             "ports": [{ "name": "https", "port": config.port, "protocol": "TCP" }],
         }),
     ));
+    for (resource, object) in crate::access::policy::objects() {
+        all.push(("rbac.authorization.k8s.io", "v1", resource, object));
+    }
     all
 }

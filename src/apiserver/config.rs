@@ -22,6 +22,8 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Ports that NodePort Services use.
     pub node_ports: RangeInclusive<u16>,
+    /// `iss` of service-account tokens and their audience.
+    pub issuer: String,
     /// What a request that is not long-running may take.
     pub request_timeout: Duration,
     /// `gitVersion` of `/version`, such as `v1.36.2+karve0.1.0`.
@@ -41,6 +43,7 @@ impl Config {
                     .expect("16 is a prefix length"),
             )],
             node_ports: 30000..=32767,
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             request_timeout: Duration::from_secs(60),
             version: concat!("v1.36.2+karve", env!("CARGO_PKG_VERSION")).to_owned(),
             git_commit: String::new(),
@@ -59,11 +62,13 @@ pub struct KubeletClient {
 pub struct Deps {
     /// Where objects are kept.
     pub store: Arc<dyn Store>,
-    /// Asked in order who is asking.
+    /// Signs and verifies service-account tokens.
+    pub token_key: Arc<pki::TokenKey>,
+    /// Asked in order who is asking, before service-account tokens are.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
-    /// Asked in order whether they may.
+    /// Asked in order whether they may, before RBAC is.
     pub authorizers: Vec<Arc<dyn Authorizer>>,
-    /// Run in order on writes.
+    /// Run in order on writes, after the plugins that are on by default.
     pub admission: Vec<Arc<dyn Plugin>>,
     /// The way to kubelets.
     pub kubelet: Option<KubeletClient>,
@@ -71,9 +76,10 @@ pub struct Deps {
 
 impl Deps {
     /// A store and nothing else: only in-process users get in.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub fn new(store: Arc<dyn Store>, token_key: Arc<pki::TokenKey>) -> Self {
         Self {
             store,
+            token_key,
             authenticators: Vec::new(),
             authorizers: Vec::new(),
             admission: Vec::new(),

@@ -63,13 +63,33 @@ pub fn build(config: Config, deps: Deps) -> (ApiServer, Task) {
     let allocators =
         alloc::Allocators::new(config.service_cidrs.clone(), config.node_ports.clone());
     let registry = Arc::new(registry::Registry::new(hub, engine, allocators));
-    *registry.admission.write() = admission::Chain::new(deps.admission);
+    let reader: Arc<dyn admission::Reader> = registry.clone();
+    let rbac = Arc::new(access::Rbac::new(reader.clone()));
+    let tokens = Arc::new(access::ServiceAccountTokens::new(
+        deps.token_key,
+        config.issuer.clone(),
+        reader,
+    ));
+    let mut authenticators = deps.authenticators;
+    let mut authorizers = deps.authorizers;
+    authorizers.push(rbac.clone());
+    let reviews = access::Reviews::new(
+        authorizers.clone(),
+        rbac.clone(),
+        tokens.clone(),
+        authenticators.clone(),
+    );
+    authenticators.push(tokens);
+    let mut plugins = admission::default_plugins(Some(rbac));
+    plugins.extend(deps.admission);
+    *registry.admission.write() = admission::Chain::new(plugins);
     let server = ApiServer {
         inner: Arc::new(server::Inner {
             config,
             registry,
-            authenticators: deps.authenticators,
-            authorizers: deps.authorizers,
+            authenticators,
+            authorizers,
+            reviews,
             kubelet: deps.kubelet,
             metrics: metrics::Metrics::default(),
             ready: AtomicBool::new(false),

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 
-use crate::access::{Authenticator, Authorizer, User};
+use crate::access::{Authenticator, Authorizer, Reviews, User};
 use crate::config::{Config, KubeletClient};
 use crate::http::{Body, BoxError, Request, Response};
 use crate::metrics::Metrics;
@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     pub registry: Arc<Registry>,
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     pub authorizers: Vec<Arc<dyn Authorizer>>,
+    pub reviews: Reviews,
     pub kubelet: Option<KubeletClient>,
     pub metrics: Metrics,
     /// Bootstrap objects are there.

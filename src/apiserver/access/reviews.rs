@@ -36,6 +36,11 @@ impl Reviews {
         }
     }
 
+    /// The tokens of service accounts.
+    pub(crate) fn tokens(&self) -> &ServiceAccountTokens {
+        &self.tokens
+    }
+
     /// Answers a review that `user` created; `namespace` is that of the
     /// request. `None` if the kind is no review.
     pub(crate) async fn answer(

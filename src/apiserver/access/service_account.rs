@@ -81,9 +81,7 @@ impl ServiceAccountTokens {
         namespace: &str,
         name: &str,
         mut request: Value,
-        dry_run: bool,
     ) -> Result<Value, Status> {
-        let _ = dry_run;
         let resource = core("serviceaccounts");
         let account = self
             .reader
@@ -518,7 +516,7 @@ mod tests {
             "expirationSeconds": 3607,
             "boundObjectRef": { "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u2" },
         }});
-        let answer = tokens.issue("ns", "sa", request, false).await.unwrap();
+        let answer = tokens.issue("ns", "sa", request).await.unwrap();
         let token = text(&answer["status"]["token"]);
         let user = tokens.verify(token, &[]).await.unwrap().unwrap().user;
         assert_eq!(user.name, "system:serviceaccount:ns:sa");
@@ -565,7 +563,7 @@ mod tests {
             ),
         ] {
             let error = tokens
-                .issue("ns", "sa", request, false)
+                .issue("ns", "sa", request)
                 .await
                 .unwrap_err()
                 .to_string();

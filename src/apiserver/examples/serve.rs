@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = store::sqlite::Sqlite::open(folder.join("state.db"), settings)?;
     let mut tokens = StaticTokens::default();
     tokens.insert(&token, User::new("admin", &["system:masters"]));
-    let mut deps = Deps::new(store);
+    let mut deps = Deps::new(store, Arc::new(keys.token_key));
     deps.authenticators = vec![Arc::new(ClientCertificates), Arc::new(tokens)];
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let listener = TcpListener::bind((localhost, port)).await?;

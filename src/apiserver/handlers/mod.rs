@@ -10,6 +10,7 @@ mod resources;
 mod watch;
 mod write;
 
+pub(crate) use body::read as read_body;
 pub(crate) use write::unsupported as unsupported_media;
 
 use std::panic::AssertUnwindSafe;

@@ -25,6 +25,23 @@ pub(crate) async fn handle(context: &Context<'_>) -> Result<Response, Status> {
             ));
         }
         "/version" => return Ok(json_value(200, &plain(context), &version(context))),
+        "/.well-known/openid-configuration" => {
+            let tokens = context.server.inner.reviews.tokens();
+            return Ok(json_value(
+                200,
+                &Output::default(),
+                &tokens.openid_configuration(),
+            ));
+        }
+        "/openid/v1/jwks" => {
+            let tokens = context.server.inner.reviews.tokens();
+            let mut response = json_value(200, &Output::default(), &tokens.jwks());
+            response.headers_mut().insert(
+                http::header::CONTENT_TYPE,
+                http::HeaderValue::from_static("application/jwk-set+json"),
+            );
+            return Ok(response);
+        }
         "/metrics" => return Ok(metrics(context).await),
         _ => {}
     }
