@@ -20,7 +20,6 @@
 use std::collections::VecDeque;
 use std::ops::Bound;
 
-use bytes::Bytes;
 use parking_lot::RwLock;
 use rusqlite::Connection;
 
@@ -39,7 +38,7 @@ const ALONGSIDE_ROWS: usize = 50;
 pub(crate) struct Compaction {
     revision: u64,
     /// Where the walk goes on; `None` once it is through.
-    cursor: Option<Bound<Bytes>>,
+    cursor: Option<Bound<Box<[u8]>>>,
     /// Rows to delete; in order once the walk is through.
     rows: VecDeque<i64>,
 }

@@ -29,15 +29,15 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bytes::Bytes;
-
 use super::keys::KeyRange;
 use super::row::{Slot, Version};
 
 /// Every key and its versions, as of the last published revision.
 #[derive(Debug)]
 pub(crate) struct Index {
-    keys: BTreeMap<Bytes, Entry>,
+    /// Boxed, because `Bytes` would take 16 more here and another allocation
+    /// for each key that was read once.
+    keys: BTreeMap<Box<[u8]>, Entry>,
     /// Last published revision.
     pub(crate) revision: u64,
     /// Oldest revision that can be read; 0 while nothing was compacted.
@@ -153,10 +153,8 @@ impl Index {
         match self.keys.get_mut(key) {
             Some(entry) => entry.push(version),
             None => {
-                // A copy: the caller's bytes may be a slice of a large message.
-                let key = Bytes::copy_from_slice(key);
                 self.keys.insert(
-                    key,
+                    key.into(),
                     Entry {
                         head: version,
                         older: None,
@@ -180,11 +178,12 @@ impl Index {
     }
 
     /// Keys of a range, in order; deleted ones, too.
-    pub(crate) fn range(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, &Entry)> {
+    pub(crate) fn range(&self, range: &KeyRange) -> impl Iterator<Item = (&[u8], &Entry)> {
         let bounds = range.bounds();
         bounds
             .into_iter()
             .flat_map(|bounds| self.keys.range::<[u8], _>(bounds))
+            .map(|(key, entry)| (&**key, entry))
     }
 
     /// Keys it knows, deleted ones that are not compacted yet, too.
@@ -193,8 +192,8 @@ impl Index {
     }
 
     /// Every key and its latest version.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (&Bytes, &Version)> {
-        self.keys.iter().map(|(key, entry)| (key, &entry.head))
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (&[u8], &Version)> {
+        self.keys.iter().map(|(key, entry)| (&**key, &entry.head))
     }
 
     /// One slice of a compaction at `revision`: looks at up to `most_keys`
@@ -203,11 +202,11 @@ impl Index {
     pub(crate) fn compact(
         &mut self,
         revision: u64,
-        cursor: Bound<Bytes>,
+        cursor: Bound<Box<[u8]>>,
         most_keys: usize,
         most_rows: usize,
         rows: &mut Vec<i64>,
-    ) -> Option<Bound<Bytes>> {
+    ) -> Option<Bound<Box<[u8]>>> {
         let mut gone = Vec::new();
         let mut left = most_rows;
         let mut next = None;

@@ -38,6 +38,15 @@ impl KeyRange {
         }
     }
 
+    /// `key`, which is in the range, as bytes to hand out; a range of one key
+    /// has them already.
+    pub(crate) fn share(&self, key: &[u8]) -> Bytes {
+        match self {
+            Self::One(one) => one.clone(),
+            _ => Bytes::copy_from_slice(key),
+        }
+    }
+
     /// The bounds for an ordered map; `None` if no key can be in the range
     /// (which an ordered map would panic on).
     pub(crate) fn bounds(&self) -> Option<Bounds<'_>> {

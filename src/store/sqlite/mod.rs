@@ -53,8 +53,10 @@
 mod cache;
 mod checkpoint;
 mod compact;
+mod duplicates;
 #[cfg(test)]
 mod faults;
+mod hub;
 mod index;
 mod keys;
 mod lease;
@@ -73,15 +75,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 use self::cache::Values;
+use self::hub::Hub;
 use self::index::Index;
 use self::lease::Leases;
 use self::read::Readers;
-use self::watch::Hub;
 use self::writer::{Command, Writer};
 use crate::{
     Error, LeaseId, LeaseInfo, RangeRequest, RangeResult, Result, Revision, Store, Txn, TxnResult,
@@ -191,7 +194,10 @@ impl Sqlite {
             leases.grant(id, granted);
         }
         for (key, head) in opened.index.heads() {
-            leases.lock().attach(key, 0, head.lease);
+            if head.lease != 0 {
+                let key = Bytes::copy_from_slice(key);
+                leases.lock().attach(&key, 0, head.lease);
+            }
         }
         let shared = Arc::new(Shared {
             path: path.to_owned(),
@@ -323,7 +329,7 @@ impl Store for Sqlite {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult> {
-        txn::check_duplicates(&txn)?;
+        duplicates::check(&txn)?;
         self.ask(|reply| Command::Txn(txn, reply)).await
     }
 

@@ -288,7 +288,7 @@ fn plan(index: &Index, request: &RangeRequest, budget: usize) -> Result<Option<P
         if let Some(found) = live {
             plan.count += 1;
             if plan.found.len() < most {
-                plan.found.push((key.clone(), found));
+                plan.found.push((range.share(key), found));
             }
         }
     }

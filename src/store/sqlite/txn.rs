@@ -5,7 +5,7 @@
 //! written while that happens: a transaction that fails is taken back by
 //! cutting the batch's log, and its neighbours never notice.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -119,63 +119,6 @@ impl Batch {
             .get(at)
             .filter(|change| change.version.slot == slot)?;
         Some(change.value.clone())
-    }
-}
-
-/// Refuses a transaction that could write a key twice, before it takes the
-/// writer's time. The branches of a nested transaction may write the same key,
-/// since only one of them runs.
-pub(crate) fn check_duplicates(txn: &Txn) -> Result<()> {
-    for branch in [&txn.success, &txn.failure] {
-        // Most transactions have one step.
-        if branch.len() > 1 || matches!(branch.first(), Some(Op::Txn(_))) {
-            Writes::of(branch)?;
-        }
-    }
-    Ok(())
-}
-
-#[derive(Default)]
-struct Writes {
-    puts: HashSet<Bytes>,
-    deletes: Vec<KeyRange>,
-}
-
-impl Writes {
-    fn of(steps: &[Op]) -> Result<Self> {
-        let mut all = Self::default();
-        for step in steps {
-            if let Op::Delete { key, end, .. } = step {
-                all.deletes.push(KeyRange::new(key.clone(), end.clone()));
-            }
-        }
-        for step in steps {
-            let Op::Txn(txn) = step else { continue };
-            let success = Self::of(&txn.success)?;
-            let failure = Self::of(&txn.failure)?;
-            for key in success.puts.union(&failure.puts) {
-                all.check_put(key)?;
-            }
-            all.puts.extend(success.puts);
-            all.puts.extend(failure.puts);
-            all.deletes.extend(success.deletes);
-            all.deletes.extend(failure.deletes);
-        }
-        for step in steps {
-            if let Op::Put { key, .. } = step {
-                all.check_put(key)?;
-                all.puts.insert(key.clone());
-            }
-        }
-        Ok(all)
-    }
-
-    fn check_put(&self, key: &Bytes) -> Result<()> {
-        let deleted = || self.deletes.iter().any(|range| range.contains(key));
-        if self.puts.contains(key) || deleted() {
-            return Err(Error::DuplicateKey);
-        }
-        Ok(())
     }
 }
 
@@ -420,11 +363,11 @@ impl Evaluator<'_> {
     fn find(&self, range: &KeyRange, at: u64, most: usize) -> (Vec<(Bytes, Found)>, u64) {
         let mut found = Vec::new();
         let mut count = 0;
-        let mut take = |key: &Bytes, version: Option<Found>| {
+        let mut take = |key: &[u8], version: Option<Found>| {
             if let Some(version) = version.filter(|version| !version.slot().is_tombstone()) {
                 count += 1;
                 if found.len() < most {
-                    found.push((key.clone(), version));
+                    found.push((range.share(key), version));
                 }
             }
         };
@@ -433,10 +376,10 @@ impl Evaluator<'_> {
         };
         let mut writes = self.batch.keys.range::<[u8], _>(bounds).peekable();
         for (key, entry) in self.index.range(range) {
-            while let Some((written, at_log)) = writes.next_if(|(written, _)| *written < key) {
+            while let Some((written, at_log)) = writes.next_if(|(written, _)| ***written < *key) {
                 take(written, self.batch.at(at_log, at));
             }
-            let over = writes.next_if(|(written, _)| *written == key);
+            let over = writes.next_if(|(written, _)| ***written == *key);
             let over = over.and_then(|(_, at_log)| self.batch.at(at_log, at));
             take(key, over.or_else(|| entry.at(at)));
         }

@@ -23,10 +23,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shared;
 use super::checkpoint::Checkpoints;
 use super::compact::{Compaction, Deleted, set_meta};
+use super::hub::{Commit, Hub};
 use super::open::{COMPACTED, unusable};
 use super::read::Table;
 use super::txn::{Batch, Change, Evaluator, key_value};
-use super::watch::{Commit, event};
+use super::watch::event;
 use crate::{Error, LeaseId, Result, Revision, Txn, TxnResult};
 
 /// What the writer is asked to do.
@@ -290,7 +291,7 @@ impl Writer {
     }
 
     /// Fetches the values before that a watcher wants and nobody has at hand.
-    fn read_previous(&self, batch: &mut Batch, hub: &super::watch::Hub) {
+    fn read_previous(&self, batch: &mut Batch, hub: &Hub) {
         let table = Table {
             path: &self.shared.path,
             connection: &self.connection,
