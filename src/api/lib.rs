@@ -12,12 +12,14 @@
 
 pub mod apply;
 pub mod decode;
+pub mod default;
 pub mod field;
 pub mod gvk;
 pub mod kinds;
 pub mod managed;
 pub mod meta;
 pub mod names;
+pub mod patch;
 pub mod proto;
 pub mod quantity;
 pub mod schema;
