@@ -12,11 +12,14 @@ mod context;
 mod count;
 mod deployment;
 mod discover;
+mod endpoints;
 mod error;
 mod expectations;
+mod garbage;
 mod hash;
 mod namespace;
 mod owner;
+mod pod_gc;
 mod pods;
 mod replicaset;
 mod root_ca;
@@ -39,6 +42,19 @@ pub struct Config {
     pub clients: Clients,
     /// The cluster's CA certificate as PEM, published in every namespace.
     pub root_ca: String,
+    /// How many ended pods are kept; 0 keeps all.
+    pub terminated_pod_threshold: usize,
+}
+
+impl Config {
+    /// Upstream's defaults.
+    pub fn new(clients: Clients, root_ca: String) -> Self {
+        Self {
+            clients,
+            root_ca,
+            terminated_pod_threshold: 12_500,
+        }
+    }
 }
 
 /// Starts every controller; `tasks` owns what they run in.
@@ -54,6 +70,9 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     serviceaccount::register(&context);
     root_ca::register(&context);
     deployment::register(&context);
+    endpoints::register(&context);
     replicaset::register_replica_sets(&context);
     replicaset::register_replication_controllers(&context);
+    garbage::register(&context);
+    pod_gc::register(&context);
 }
