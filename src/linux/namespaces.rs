@@ -95,22 +95,6 @@ pub fn unpin(path: &Path) -> Result<()> {
     }
 }
 
-/// Runs `work` in a thread that has entered the network namespace at `path`.
-pub fn in_network<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
-    let namespace = File::open(path)?;
-    std::thread::Builder::new()
-        .name("netns".into())
-        .spawn(move || {
-            nix::sched::setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            Ok(work())
-        })?
-        .join()
-        .map_err(|_| Error::other("the thread in the network namespace panicked"))?
-}
-
 fn set_sysctl(name: &str, value: &str) -> Result<()> {
     // `net.ipv4.conf.eth0/1.x` and `net/ipv4/conf/eth0.1/x` mean the same.
     let dotted = name

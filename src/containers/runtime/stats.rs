@@ -47,10 +47,10 @@ impl Runtime {
                 .context(|| format!("measuring cgroup {}", cgroup.display()))?;
             let table = match net {
                 None => String::new(),
-                Some(path) => linux::namespaces::in_network(&path, || {
+                Some(path) => linux::netns::run_in(&path, || {
                     std::fs::read_to_string("/proc/thread-self/net/dev")
                 })
-                .and_then(|read| read)
+                .context(|| "entering the pod's network namespace".into())?
                 .context(|| "reading the pod's interfaces".into())?,
             };
             Ok(PodSandboxStats {
