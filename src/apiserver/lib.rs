@@ -30,11 +30,17 @@ pub use server::{ApiServer, InProcess};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base::Shutdown;
 
+/// How long history lasts at least: upstream's default for
+/// `--etcd-compaction-interval`.
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
 /// What runs beside the server: feeds the watch cache, puts the objects every
-/// cluster has in place. Nothing is answered from the cache before it runs.
+/// cluster has in place, compacts the store. Nothing is answered from the cache
+/// before it runs.
 #[must_use = "the server answers nothing without its task"]
 pub struct Task {
     server: ApiServer,
@@ -52,7 +58,9 @@ impl Task {
             stop.triggered().await;
             inner.stopping.store(true, Ordering::Release);
         };
-        tokio::join!(pump, bootstrap);
+        let store = inner.registry.hub.store().clone();
+        let compaction = store::compact_regularly(store, COMPACTION_INTERVAL, stop.clone());
+        tokio::join!(pump, bootstrap, compaction);
     }
 }
 

@@ -10,9 +10,11 @@
 
 #![forbid(unsafe_code)]
 
+mod compactor;
 pub mod sqlite;
 mod types;
 
+pub use compactor::compact_regularly;
 pub use types::{
     Compare, CompareOp, CompareTarget, Error, Event, EventKind, KeyValue, LeaseId, LeaseInfo, Op,
     OpResult, RangeRequest, RangeResult, Result, Revision, Txn, TxnResult, WatchEvent,
