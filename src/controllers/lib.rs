@@ -8,6 +8,7 @@
 //! what that loop needs.
 #![forbid(unsafe_code)]
 
+mod cluster_role;
 mod context;
 mod count;
 mod deployment;
@@ -17,6 +18,7 @@ mod error;
 mod expectations;
 mod garbage;
 mod hash;
+mod job;
 mod namespace;
 mod owner;
 mod pod_gc;
@@ -24,6 +26,7 @@ mod pods;
 mod replicaset;
 mod root_ca;
 mod serviceaccount;
+mod ttl_after_finished;
 
 use std::sync::Arc;
 
@@ -75,4 +78,7 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     replicaset::register_replication_controllers(&context);
     garbage::register(&context);
     pod_gc::register(&context);
+    job::register(&context);
+    ttl_after_finished::register(&context);
+    cluster_role::register(&context);
 }
