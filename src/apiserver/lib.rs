@@ -53,7 +53,7 @@ impl Task {
         let pump = inner.registry.hub.clone().run(stop.clone());
         let bootstrap = async {
             if stop.guard(bootstrap::run(&self.server)).await.is_some() {
-                inner.ready.store(true, Ordering::Release);
+                inner.ready.send_replace(true);
             }
             stop.triggered().await;
             inner.stopping.store(true, Ordering::Release);
@@ -100,7 +100,7 @@ pub fn build(config: Config, deps: Deps) -> (ApiServer, Task) {
             reviews,
             kubelet: deps.kubelet,
             metrics: metrics::Metrics::default(),
-            ready: AtomicBool::new(false),
+            ready: tokio::sync::watch::Sender::new(false),
             stopping: AtomicBool::new(false),
         }),
     };

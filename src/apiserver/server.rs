@@ -58,7 +58,7 @@ pub(crate) struct Inner {
     pub kubelet: Option<KubeletClient>,
     pub metrics: Metrics,
     /// Bootstrap objects are there.
-    pub ready: AtomicBool,
+    pub ready: tokio::sync::watch::Sender<bool>,
     pub stopping: AtomicBool,
 }
 
@@ -81,9 +81,16 @@ impl ApiServer {
         }
     }
 
+    /// Completes once everything a client needs to begin is there.
+    pub async fn ready(&self) {
+        let mut ready = self.inner.ready.subscribe();
+        // The sender lives in `inner`, which `self` holds: waiting cannot fail.
+        let _ = ready.wait_for(|ready| *ready).await;
+    }
+
     /// Whether everything a client needs to begin is there.
     pub fn is_ready(&self) -> bool {
-        self.inner.ready.load(Ordering::Acquire) && !self.inner.stopping.load(Ordering::Acquire)
+        *self.inner.ready.borrow() && !self.inner.stopping.load(Ordering::Acquire)
     }
 
     pub(crate) async fn handle(&self, request: Request, peer: &Peer) -> Response {

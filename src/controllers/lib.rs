@@ -20,6 +20,7 @@ mod garbage;
 mod hash;
 mod job;
 mod namespace;
+mod node_lifecycle;
 mod owner;
 mod pod_gc;
 mod pods;
@@ -77,6 +78,7 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     replicaset::register_replica_sets(&context);
     replicaset::register_replication_controllers(&context);
     garbage::register(&context);
+    node_lifecycle::register(&context);
     pod_gc::register(&context);
     job::register(&context);
     ttl_after_finished::register(&context);

@@ -130,8 +130,12 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Writes a file whole or not at all, durably.
-pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+/// Writes a file that only its owner may read, whole or not at all, durably.
+pub fn write_secret(path: &Path, text: &str) -> Result<()> {
+    write(path, text, 0o600)
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let mut temporary: PathBuf = path.into();
     temporary.as_mut_os_string().push(".new");
     let io = |source| Error::Io {

@@ -14,7 +14,7 @@ pub mod tls;
 mod token;
 
 pub use authority::{Ca, Issued, Leaf, Usage};
-pub use files::{Pki, ServerNames};
+pub use files::{Pki, ServerNames, write_secret};
 pub use kubeconfig::kubeconfig;
 pub use token::{Claims, TokenError, TokenKey};
 

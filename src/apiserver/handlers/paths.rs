@@ -155,7 +155,7 @@ async fn health(context: &Context<'_>, probe: &str, only: &str) -> Response {
         ),
     ];
     let hook = "poststarthook/bootstrap-objects";
-    let started = if inner.ready.load(Ordering::Acquire) {
+    let started = if *inner.ready.borrow() {
         Ok(())
     } else {
         Err("not finished".to_owned())

@@ -1,0 +1,86 @@
+//! Which crate may depend on which, checked against `cargo metadata`.
+//!
+//! The edges are those of docs/architecture.md. A crate that is not listed,
+//! or an edge that is not allowed, fails here with the line to look at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Crate and the workspace crates it may depend on; `base` is allowed everywhere.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("api", &[]),
+    ("apiserver", &["api", "pki", "store"]),
+    ("base", &[]),
+    ("client", &["api"]),
+    ("containers", &["cri", "linux"]),
+    ("controllers", &["client"]),
+    ("cri", &[]),
+    ("dns", &["client"]),
+    ("etcd", &["store"]),
+    ("kubelet", &["client", "cri", "linux"]),
+    ("linux", &[]),
+    ("network", &["client", "cri", "linux"]),
+    ("pki", &[]),
+    ("proxy", &["client", "linux"]),
+    ("scheduler", &["client"]),
+    ("store", &[]),
+    ("testkit", &["api", "apiserver", "client", "pki", "store"]),
+];
+
+/// Crates that know every other one.
+const ROOTS: &[&str] = &["cmd", "karve"];
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline", "--locked"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+}
+
+#[test]
+fn edges_follow_the_layers() {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().expect("a list of packages");
+    let members: BTreeSet<&str> =
+        packages.iter().map(|package| package["name"].as_str().expect("named")).collect();
+    let allowed: BTreeMap<_, _> = ALLOWED.iter().copied().collect();
+    for package in packages {
+        let name = package["name"].as_str().expect("named");
+        if ROOTS.contains(&name) {
+            continue;
+        }
+        let may = allowed.get(name).unwrap_or_else(|| panic!("{name} is not in ALLOWED: say what it may depend on"));
+        for dependency in package["dependencies"].as_array().expect("a list") {
+            let on = dependency["name"].as_str().expect("named");
+            if !members.contains(on) || on == "base" {
+                continue;
+            }
+            let is_dev = dependency["kind"] == "dev";
+            assert!(
+                may.contains(&on) || (is_dev && on == "testkit"),
+                "{name} must not depend on {on}: see the layers in docs/architecture.md"
+            );
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_lives_in_linux_alone() {
+    for package in metadata()["packages"].as_array().expect("a list of packages") {
+        let name = package["name"].as_str().expect("named");
+        if name == "linux" || name == "karve" {
+            continue;
+        }
+        let root = package["targets"][0]["src_path"].as_str().expect("a path");
+        let text = std::fs::read_to_string(root).expect("readable");
+        assert!(
+            text.contains("#![forbid(unsafe_code)]"),
+            "{root} lacks #![forbid(unsafe_code)]: only `linux` may hold unsafe code"
+        );
+    }
+}
