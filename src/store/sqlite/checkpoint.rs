@@ -91,6 +91,13 @@ impl Checkpoints {
         }
     }
 
+    /// Call it when the disk was full: starting the log over takes no new room,
+    /// and its pages may be most of what is left.
+    pub(crate) fn make_room(&mut self, connection: &Connection) {
+        self.join();
+        report(patient(connection));
+    }
+
     /// Waits for a checkpoint that is still going on.
     pub(crate) fn join(&mut self) {
         if let Some(running) = self.running.take()

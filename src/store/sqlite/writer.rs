@@ -224,12 +224,26 @@ impl Writer {
                 .map(|compaction| compaction.delete(connection, true))
                 .transpose()
         };
-        let outcome = transact(&self.shared, &mut self.connection, write);
-        let deleted = outcome.inspect_err(|failure| {
-            self.refusing |= matches!(failure, Failure::Unknown(_));
-        })?;
+        let deleted = match transact(&self.shared, &mut self.connection, write) {
+            Ok(deleted) => deleted,
+            Err(failure) => {
+                self.failed(&failure);
+                return Err(failure);
+            }
+        };
         self.deleted(deleted);
         Ok(())
+    }
+
+    /// Draws the consequences of a failed commit for those to come.
+    fn failed(&mut self, failure: &Failure) {
+        match failure {
+            Failure::Failed(error) if is_full(error) => {
+                self.checkpoints.make_room(&self.connection);
+            }
+            Failure::Unknown(_) => self.refusing = true,
+            Failure::Failed(_) | Failure::Refused => {}
+        }
     }
 
     fn deleted(&mut self, deleted: Option<Deleted>) {
@@ -312,13 +326,17 @@ impl Writer {
 
     /// Turns the answers of a batch that was not committed into errors.
     fn fail(&self, answers: &mut [Answer], failure: Failure) {
-        let error = self.shared.failed(failure);
+        let error = self.shared.errors_of(failure);
         for answer in answers {
             match answer {
                 Answer::Txn(_, outcome) if outcome.is_ok() => *outcome = Err(error()),
                 Answer::Done(_, outcome) if outcome.is_ok() => *outcome = Err(error()),
                 Answer::Granted(_, outcome) if outcome.is_ok() => *outcome = Err(error()),
-                Answer::Expired(id) => self.shared.leases.retry(*id, RETRY),
+                Answer::Expired(id) => {
+                    let error = base::Chain(&error()).to_string();
+                    tracing::warn!(lease = *id, error, "ending a lease; trying again");
+                    self.shared.leases.retry(*id, RETRY);
+                }
                 _ => {}
             }
         }
@@ -345,9 +363,9 @@ impl Writer {
                 self.checkpoints.after_commit(&self.connection);
             }
             Err(failure) => {
-                self.refusing |= matches!(failure, Failure::Unknown(_));
+                self.failed(&failure);
                 self.compaction_failed = true;
-                let error = self.shared.failed(failure)();
+                let error = self.shared.errors_of(failure)();
                 let error = base::Chain(&error).to_string();
                 tracing::warn!(error, "compaction waits for the next write");
             }
@@ -373,7 +391,7 @@ struct SharedError(Arc<rusqlite::Error>);
 
 impl Shared {
     /// Makes as many errors of a failure as are needed.
-    fn failed(&self, failure: Failure) -> impl Fn() -> Error {
+    fn errors_of(&self, failure: Failure) -> impl Fn() -> Error {
         let (source, unknown) = match failure {
             Failure::Failed(error) => (Some(SharedError(Arc::new(error))), false),
             Failure::Unknown(error) => (Some(SharedError(Arc::new(error))), true),
@@ -389,6 +407,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// Runs `write` in a transaction and makes it durable.
