@@ -16,6 +16,7 @@ mod events;
 mod informer;
 mod key;
 pub mod labels;
+pub mod placement;
 
 pub use controller::{Action, Controller, Enqueue, Observed};
 pub use events::{EventRecorder, EventType, reference};
