@@ -161,11 +161,7 @@ impl LabelSelector {
         if selector.is_null() {
             return Ok(Self::nothing());
         }
-        let mut out = Self::default();
-        for one in Self::from_map(&selector["matchLabels"]).requirements {
-            out.requirements
-                .push(requirement(one.key, one.operator, one.values)?);
-        }
+        let mut out = Self::from_map(&selector["matchLabels"]);
         for expression in selector["matchExpressions"]
             .as_array()
             .into_iter()

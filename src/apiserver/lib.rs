@@ -32,7 +32,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base::Shutdown;
+use base::{Shutdown, Supervisor};
+
+/// How long tunnels may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// How long history lasts at least: upstream's default for
 /// `--etcd-compaction-interval`.
@@ -61,6 +64,7 @@ impl Task {
         let store = inner.registry.hub.store().clone();
         let compaction = store::compact_regularly(store, COMPACTION_INTERVAL, stop.clone());
         tokio::join!(pump, bootstrap, compaction);
+        inner.tasks.stop(DRAIN).await;
     }
 }
 
@@ -100,6 +104,7 @@ pub fn build(config: Config, deps: Deps) -> (ApiServer, Task) {
             reviews,
             kubelet: deps.kubelet,
             metrics: metrics::Metrics::default(),
+            tasks: Supervisor::default(),
             ready: tokio::sync::watch::Sender::new(false),
             stopping: AtomicBool::new(false),
         }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use base::Shutdown;
+use base::{Shutdown, Supervisor};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use rustls::pki_types::CertificateDer;
@@ -57,6 +57,8 @@ pub(crate) struct Inner {
     pub reviews: Reviews,
     pub kubelet: Option<KubeletClient>,
     pub metrics: Metrics,
+    /// Connections to kubelets and tunnels through this server.
+    pub tasks: Supervisor,
     /// Bootstrap objects are there.
     pub ready: tokio::sync::watch::Sender<bool>,
     pub stopping: AtomicBool,

@@ -16,7 +16,6 @@ mod events;
 mod informer;
 mod key;
 pub mod labels;
-pub mod placement;
 
 pub use controller::{Action, Controller, Enqueue, Observed};
 pub use events::{EventRecorder, EventType, reference};

@@ -66,11 +66,7 @@ impl Kind for Binding {
     }
 
     fn columns(&self) -> &'static [Column] {
-        if self.cluster {
-            columns::CLUSTERROLEBINDING
-        } else {
-            columns::ROLEBINDING
-        }
+        columns::ROLEBINDING
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {

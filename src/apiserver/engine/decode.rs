@@ -1,12 +1,27 @@
 //! Bodies to objects.
 
-use api::{GroupVersionKind, Status};
+use api::{FieldValidation, GroupVersionKind, Status, decode};
 use serde_json::Value;
 
 use super::Engine;
 use crate::handlers::Context;
 use crate::http::{Format, content_format};
 use crate::registry::Call;
+
+/// The decoder's name of a format.
+fn wire(format: Format) -> decode::Format {
+    match format {
+        Format::Json => decode::Format::Json,
+        Format::Yaml => decode::Format::Yaml,
+        Format::Protobuf => decode::Format::Protobuf,
+    }
+}
+
+impl Call {
+    pub(crate) fn validation(&self) -> FieldValidation {
+        FieldValidation::parse(&self.field_validation).unwrap_or_default()
+    }
+}
 
 impl Engine {
     /// Decodes the body of a create or update: checked against its type,
@@ -18,21 +33,66 @@ impl Engine {
         format: Format,
         bytes: &[u8],
     ) -> Result<Value, Status> {
-        let mut object = parse(format, bytes, gvk)?;
-        let given =
-            |object: &Value, field: &str| object[field].as_str().unwrap_or_default().to_owned();
-        let expected = gvk.group_version().to_string();
-        let (kind, version) = (given(&object, "kind"), given(&object, "apiVersion"));
-        if !kind.is_empty() && kind != gvk.kind || !version.is_empty() && version != expected {
+        let mut object = self.decode_kind(call, gvk, format, bytes)?;
+        self.default(call, &mut object);
+        Ok(self.to_storage(&call.resource, &call.version, object))
+    }
+
+    /// Decodes a body that must be of one kind, without defaults.
+    pub(crate) fn decode_kind(
+        &self,
+        call: &Call,
+        gvk: &GroupVersionKind,
+        format: Format,
+        bytes: &[u8],
+    ) -> Result<Value, Status> {
+        let decoded = decode::object(bytes, wire(format), call.validation(), gvk)?;
+        if decoded.gvk.group_version() != gvk.group_version() {
             return Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version \
-                 ({expected})"
+                "the API version in the data ({}) does not match the expected API version ({})",
+                decoded.gvk.group_version(),
+                gvk.group_version()
             )));
         }
-        object["kind"] = gvk.kind.clone().into();
-        object["apiVersion"] = expected.into();
-        call.resource.rules.default(&mut object);
-        Ok(self.to_storage(&call.resource, &call.version, object))
+        call.warn(decoded.warnings);
+        Ok(decoded.object)
+    }
+
+    /// Sets what the client left out.
+    pub(crate) fn default(&self, call: &Call, object: &mut Value) {
+        let gvk = call.resource.gvk(&call.version);
+        if let Some(ty) = self.scheme.type_of(&gvk) {
+            api::default::apply(object, ty);
+        }
+        call.resource.rules.default(object);
+    }
+
+    /// What a patch made of an object in the request's version, checked
+    /// against its type and pruned. The field validation of the request is
+    /// applied where `strict`.
+    pub(crate) fn retype(
+        &self,
+        call: &Call,
+        gvk: &GroupVersionKind,
+        object: &Value,
+    ) -> Result<Value, String> {
+        let ty = self
+            .scheme
+            .type_of(gvk)
+            .ok_or_else(|| format!("no type for {}", gvk.kind))?;
+        let validation = call.validation();
+        let strict = validation != FieldValidation::Ignore;
+        let (object, problems) = decode::retype(object, ty, strict)?;
+        match validation {
+            FieldValidation::Strict if !problems.is_empty() => {
+                Err(format!("strict decoding error: {}", problems.join(", ")))
+            }
+            FieldValidation::Warn => {
+                call.warn(problems);
+                Ok(object)
+            }
+            _ => Ok(object),
+        }
     }
 
     /// Decodes an options object of a body.
@@ -43,26 +103,9 @@ impl Engine {
         kind: &str,
     ) -> Result<Value, Status> {
         let format = content_format(&context.parts.headers, true)?;
-        parse(format, bytes, &GroupVersionKind::new("", "v1", kind))
-    }
-}
-
-fn parse(format: Format, bytes: &[u8], gvk: &GroupVersionKind) -> Result<Value, Status> {
-    let wrong = |why: String| {
-        Status::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: {why}",
-            gvk.kind, gvk.version, gvk.kind
-        ))
-    };
-    let value: Value = match format {
-        Format::Yaml => {
-            serde_yaml_ng::from_slice(bytes).map_err(|error| wrong(error.to_string()))?
-        }
-        _ => serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?,
-    };
-    if value.is_object() {
-        Ok(value)
-    } else {
-        Err(wrong("the body is not an object".to_owned()))
+        let gvk = GroupVersionKind::new("", "v1", kind);
+        // Options may come under any group's name.
+        let decoded = decode::object(bytes, wire(format), FieldValidation::Ignore, &gvk)?;
+        Ok(decoded.object)
     }
 }

@@ -138,7 +138,12 @@ impl Engine {
         *new = self.to_storage(resource, &call.version, object);
     }
 
-    fn write<'a>(&self, call: &'a Call, api_version: &'a str, now: &'a str) -> managed::Write<'a> {
+    pub(crate) fn write<'a>(
+        &self,
+        call: &'a Call,
+        api_version: &'a str,
+        now: &'a str,
+    ) -> managed::Write<'a> {
         managed::Write {
             api_version,
             manager: &call.manager,
@@ -149,7 +154,7 @@ impl Engine {
     }
 
     /// An object in another version of its group, with the type.
-    fn in_version(
+    pub(crate) fn in_version(
         &self,
         gvk: &GroupVersionKind,
         object: &Value,
@@ -203,17 +208,33 @@ impl Engine {
         object
     }
 
-    /// The protobuf form of an object.
+    /// The protobuf form of an object or list.
     pub(crate) fn to_protobuf(&self, object: &Value) -> Result<Bytes, Status> {
-        let kind = object["kind"].as_str().unwrap_or_default();
-        Err(Status::internal(format!(
-            "{kind} cannot be written as protobuf"
-        )))
+        let text = |field: &str| object[field].as_str().unwrap_or_default();
+        let ty = api::GroupVersion::parse(text("apiVersion"))
+            .map(|version| GroupVersionKind::new(version.group, version.version, text("kind")))
+            .and_then(|gvk| self.type_of_any(&gvk));
+        match ty {
+            Some(ty) => Ok(api::proto::encode_object(object, ty).into()),
+            None => Err(Status::internal(format!(
+                "{} cannot be written as protobuf",
+                text("kind")
+            ))),
+        }
+    }
+
+    /// The type of any kind, those of `meta.k8s.io` among them.
+    fn type_of_any(&self, gvk: &GroupVersionKind) -> Option<TypeRef<'static>> {
+        if gvk.group == "meta.k8s.io" {
+            return self.scheme.schema().named("meta/v1", &gvk.kind);
+        }
+        self.scheme.type_of(gvk)
     }
 
     /// A protobuf watch frame with its length.
-    pub(crate) fn protobuf_frame(&self, _kind: &str, _object: &Value) -> Option<Bytes> {
-        None
+    pub(crate) fn protobuf_frame(&self, kind: &str, object: &Value) -> Option<Bytes> {
+        let object = self.to_protobuf(object).ok()?;
+        Some(api::proto::watch_frame(kind, &object).into())
     }
 
     /// A nearly empty object as Go would write it, for bookmarks.

@@ -1,16 +1,17 @@
 //! The handler chain: who asks, whether they may, then what they ask for.
 
-mod body;
+pub(crate) mod body;
 mod delete;
 mod discovery;
-mod output;
+pub(crate) mod output;
 mod paths;
 mod read;
 mod resources;
 mod watch;
-mod write;
+pub(crate) mod write;
 
-pub(crate) use body::read as read_body;
+pub(crate) use paths::not_found;
+pub(crate) use resources::method_not_allowed;
 pub(crate) use write::unsupported as unsupported_media;
 
 use std::panic::AssertUnwindSafe;

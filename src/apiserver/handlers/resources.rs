@@ -34,7 +34,7 @@ pub(crate) async fn handle(context: &Context<'_>, body: RequestBody) -> Result<R
         return Ok(not_found_page());
     }
     if let Some(special) = Special::of(context, &verbs) {
-        return special.run(context, registry, &verbs, body).await;
+        return special.run(context, registry, body, &verbs).await;
     }
     let Some(resource) = registry.resource(&info.group, &info.resource) else {
         return Ok(not_found_page());

@@ -54,7 +54,7 @@ pub(crate) async fn patch(
 ) -> Result<Response, Status> {
     let call = call(context, &view, "PatchOptions")?;
     let bytes = body::read(body).await?;
-    let patch = Patch::parse(context, &call, &bytes)?;
+    let patch = Patch::parse(context, &bytes)?;
     finish(context, view, call, &patch).await
 }
 

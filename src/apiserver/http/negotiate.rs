@@ -13,8 +13,6 @@ pub(crate) enum Format {
     Json,
     Yaml,
     Protobuf,
-    /// Only in requests.
-    Cbor,
 }
 
 impl Format {
@@ -23,7 +21,6 @@ impl Format {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
             Self::Protobuf => "application/vnd.kubernetes.protobuf",
-            Self::Cbor => "application/cbor",
         }
     }
 }

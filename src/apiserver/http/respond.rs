@@ -49,7 +49,16 @@ pub(crate) fn json_value(code: u16, output: &Output, value: &Value) -> Response 
 
 /// An error answer.
 pub(crate) fn write_status(status: &Status, output: &Output) -> Response {
-    let mut response = json_value(status.code, output, &status.to_value());
+    let value = status.to_value();
+    let ty = api::Scheme::builtin().type_of(&api::GroupVersionKind::new("", "v1", "Status"));
+    let mut response = match ty {
+        Some(ty) if output.format == Format::Protobuf => object(
+            status.code,
+            Format::Protobuf.media_type(),
+            api::proto::encode_object(&value, ty),
+        ),
+        _ => json_value(status.code, output, &value),
+    };
     if let Some(seconds) = status
         .details
         .as_ref()

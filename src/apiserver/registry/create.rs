@@ -85,11 +85,7 @@ impl Registry {
         let errors =
             api::kinds::validate_create(resource.rules, &object, resource.namespaced, &context);
         if !errors.is_empty() {
-            return Err(Status::invalid(
-                &api::kinds::error_kind(&resource.kind),
-                &name,
-                &errors,
-            ));
+            return Err(Status::invalid(&resource.kind, &name, &errors));
         }
         call.warn(resource.rules.warnings(&object, None, &context));
         let review = call.review(Operation::Create, &kind, object, None);
@@ -103,7 +99,7 @@ impl Registry {
             }
             return self.unstored(call, &key, &stored, 0);
         }
-        let lease = self.lease_for(resource, &object).await?;
+        let lease = self.lease_for(resource).await?;
         match self
             .commit(resource, &key, 0, Some(stored.clone()), lease)
             .await?
@@ -122,6 +118,21 @@ impl Registry {
                 Err(status)
             }
         }
+    }
+
+    /// Runs admission on an object that will not be stored; returns it.
+    pub(crate) async fn review_only(
+        &self,
+        call: &Call,
+        operation: Operation,
+        kind: &api::GroupVersionKind,
+        object: Value,
+    ) -> Result<Value, Status> {
+        let chain = self.chain();
+        let mut review = call.review(operation, kind, object, None);
+        call.warn(chain.mutate(&mut review, self).await?);
+        call.warn(chain.validate(&review, self).await?);
+        Ok(review.object)
     }
 
     /// The entry of bytes that were just written, or would have been.

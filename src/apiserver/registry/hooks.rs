@@ -49,11 +49,7 @@ impl Registry {
     }
 
     /// The lease a new value hangs on: events go away by themselves.
-    pub(super) async fn lease_for(
-        &self,
-        resource: &Resource,
-        _object: &Value,
-    ) -> Result<store::LeaseId, Status> {
+    pub(super) async fn lease_for(&self, resource: &Resource) -> Result<store::LeaseId, Status> {
         if resource.group_resource.resource != "events" {
             return Ok(store::LeaseId::default());
         }

@@ -71,7 +71,11 @@ impl Call {
     pub(crate) fn context<'a>(&'a self, now: &'a str) -> api::kinds::Context<'a> {
         api::kinds::Context {
             version: &self.version,
-            subresource: &self.subresource,
+            // Scaling is a change of the object itself.
+            subresource: match self.subresource.as_str() {
+                "scale" => "",
+                other => other,
+            },
             user: &self.user.name,
             groups: &self.user.groups,
             user_uid: &self.user.uid,

@@ -27,6 +27,12 @@ pub(crate) trait Change: Send + Sync {
         false
     }
 
+    /// Whether the change is the server's own doing, past strategy,
+    /// validation and admission.
+    fn is_internal(&self) -> bool {
+        false
+    }
+
     /// Whether field ownership is part of the change already.
     fn manages_fields(&self) -> bool {
         false
@@ -103,7 +109,7 @@ impl Registry {
         let resource = &call.resource;
         let Some(current) = current else {
             if !(resource.strategy.create_on_update || change.creates())
-                || !call.subresource.is_empty()
+                || !(call.subresource.is_empty() || change.creates())
             {
                 return Err(resource.not_found(&call.name));
             }
@@ -113,6 +119,10 @@ impl Registry {
         let old = current.value();
         let now = now();
         let mut new = change.apply(call, Some(&old))?;
+        if change.is_internal() {
+            let stored = self.encode(call, &new)?;
+            return self.store_update(call, key, current, stored).await;
+        }
         meta::match_namespace(&mut new, self.object_namespace(call))?;
         check_name(call, &new)?;
         if !change.manages_fields() {
@@ -131,11 +141,7 @@ impl Registry {
         let errors =
             api::kinds::validate_update(resource.rules, &new, &old, resource.namespaced, &context);
         if !errors.is_empty() {
-            return Err(Status::invalid(
-                &api::kinds::error_kind(&resource.kind),
-                &name_of(&new),
-                &errors,
-            ));
+            return Err(Status::invalid(&resource.kind, &name_of(&new), &errors));
         }
         call.warn(resource.rules.warnings(&new, Some(&old), &context));
         self.engine.settle_times(&mut new, &old);
@@ -163,21 +169,38 @@ impl Registry {
                 },
             );
         }
+        match self.store_update(call, key, current, stored).await? {
+            Attempt::Done(updated) => {
+                if !call.dry_run {
+                    hold.keep();
+                }
+                Ok(Attempt::Done(updated))
+            }
+            retry => Ok(retry),
+        }
+    }
+
+    /// Writes the changed bytes, unless nothing has changed.
+    async fn store_update(
+        &self,
+        call: &Call,
+        key: &str,
+        current: &Arc<Entry>,
+        stored: Vec<u8>,
+    ) -> Result<Attempt, Status> {
+        let resource = &call.resource;
         if resource.codec.same(&current.bytes, &stored) {
             return Ok(done(current.clone()));
         }
         if call.dry_run {
             return Ok(done(self.unstored(call, key, &stored, current.revision)?));
         }
-        let lease = self.lease_for(resource, &new).await?;
+        let lease = self.lease_for(resource).await?;
         match self
             .commit(resource, key, current.revision, Some(stored.clone()), lease)
             .await?
         {
-            Commit::Done(revision) => {
-                hold.keep();
-                Ok(done(self.unstored(call, key, &stored, revision)?))
-            }
+            Commit::Done(revision) => Ok(done(self.unstored(call, key, &stored, revision)?)),
             Commit::Conflict(latest) => Ok(Attempt::Retry(latest)),
         }
     }

@@ -6,5 +6,4 @@ mod api;
 mod lifecycle;
 mod node;
 mod runtime;
-mod server;
 mod world;
