@@ -16,6 +16,8 @@ mod events;
 mod informer;
 mod key;
 pub mod labels;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use controller::{Action, Controller, Enqueue, Observed};
 pub use events::{EventRecorder, EventType, reference};

@@ -51,3 +51,6 @@ mod zone;
 pub use forward::Upstreams;
 pub use publish::{PublishConfig, publish};
 pub use server::{Config, Dns, Error, Sockets};
+
+#[cfg(test)]
+mod informer_tests;

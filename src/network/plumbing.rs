@@ -204,15 +204,23 @@ pub(crate) fn detach(attachment: &Attachment) -> Result<(), Error> {
     Ok(Route::open()?.delete_link(&attachment.interface)?)
 }
 
-/// Removes the node's own interface, every veth pair and every route.
-pub(crate) fn remove(interface: &str, pod_cidrs: &[IpNet]) -> Result<(), Error> {
+/// Removes the node's ends of veth pairs that are not kept, with their peers.
+pub(crate) fn sweep(keep: impl Fn(&str) -> bool) -> Result<(), Error> {
     let mut route = Route::open()?;
     for link in route.links()? {
         let slot = link.name.strip_prefix(NODE_INTERFACES);
-        if slot.is_some_and(|slot| slot.parse::<u32>().is_ok()) {
+        let ours = slot.is_some_and(|slot| slot.parse::<u32>().is_ok());
+        if ours && !keep(&link.name) {
             route.delete_link(&link.name)?;
         }
     }
+    Ok(())
+}
+
+/// Removes the node's own interface, every veth pair and every route.
+pub(crate) fn remove(interface: &str, pod_cidrs: &[IpNet]) -> Result<(), Error> {
+    sweep(|_| false)?;
+    let mut route = Route::open()?;
     for cidr in pod_cidrs {
         route.delete_route(&unreachable(*cidr))?;
     }

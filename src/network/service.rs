@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cri::{ErrorKind, PodNetwork, PodNetworkRequest, PodNetworkStatus, PodSandboxId};
+use cri::{
+    ErrorKind, PodNetwork, PodNetworkRequest, PodNetworkStatus, PodSandboxId, PortMapping, Protocol,
+};
 use ipnet::IpNet;
+use linux::conntrack::{Conntrack, Flow};
 use linux::nftables::{Family, Owner};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -228,6 +231,16 @@ impl Shared {
         };
         plumbing::attach(&inner.node, &request.netns, &attachment)?;
         inner.sync_rules(&self.config)?;
+        let is_new_port = |flow: &Flow| {
+            let port = flow.original.destination_port;
+            attachment
+                .ports
+                .iter()
+                .any(|mapping| mapping.host_port == port)
+                && !attachment.ips.contains(&flow.reply.source)
+                && flow.reply.source == flow.original.destination
+        };
+        forget_flows(is_new_port, !has_udp(&attachment.ports));
         Ok(PodNetworkStatus {
             ips: attachment.ips,
         })
@@ -242,14 +255,18 @@ impl Shared {
             .filter(|id| gone(id))
             .cloned()
             .collect();
+        let mut closed: Vec<IpAddr> = Vec::new();
         for id in &ids {
             let Some(attachment) = inner.state.sandboxes.get(id) else {
                 continue;
             };
             plumbing::detach(attachment)?;
             if let Some(attachment) = inner.state.sandboxes.remove(id) {
-                for ip in attachment.ips {
-                    inner.pools.iter_mut().for_each(|pool| pool.free(ip));
+                for ip in &attachment.ips {
+                    inner.pools.iter_mut().for_each(|pool| pool.free(*ip));
+                }
+                if has_udp(&attachment.ports) {
+                    closed.extend(attachment.ips);
                 }
             }
         }
@@ -257,7 +274,48 @@ impl Shared {
             return Ok(());
         }
         self.file.save(&inner.state)?;
-        inner.sync_rules(&self.config)
+        inner.sync_rules(&self.config)?;
+        forget_flows(
+            |flow| closed.contains(&flow.reply.source),
+            closed.is_empty(),
+        );
+        Ok(())
+    }
+
+    /// Removes veth pairs no sandbox has, such as those of a lost state file.
+    fn sweep(&self) -> Result<(), Error> {
+        let inner = self.inner.lock();
+        let known: HashSet<&str> = inner
+            .state
+            .sandboxes
+            .values()
+            .map(|attachment| attachment.interface.as_str())
+            .collect();
+        plumbing::sweep(|interface| known.contains(interface))
+    }
+}
+
+fn has_udp(ports: &[PortMapping]) -> bool {
+    ports.iter().any(|port| port.protocol == Protocol::Udp)
+}
+
+/// Forgets UDP flows: those to a pod that is gone, and those to a host port
+/// from before it was one. A flow that could not be forgotten is no reason to
+/// fail a pod.
+fn forget_flows(stale: impl Fn(&Flow) -> bool, none: bool) {
+    const UDP: u8 = 17;
+    if none {
+        return;
+    }
+    let forget = || -> Result<(), linux::netlink::Error> {
+        let mut conntrack = Conntrack::open()?;
+        for flow in conntrack.flows(UDP)?.iter().filter(|flow| stale(flow)) {
+            conntrack.delete(flow)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = forget() {
+        tracing::warn!(error = %base::Chain(&error), "forgetting stale UDP flows");
     }
 }
 
@@ -349,15 +407,18 @@ impl PodNetwork for Network {
     async fn retain(&self, keep: &[PodSandboxId]) -> cri::Result<()> {
         let keep: HashSet<String> = keep.iter().map(ToString::to_string).collect();
         let network = self.shared.clone();
-        blocking(move || network.unplug(|known| !keep.contains(known)))
-            .await
-            .map_err(|source| {
-                cri::Error::with_source(
-                    ErrorKind::Internal,
-                    "freeing the network of sandboxes that are gone",
-                    source,
-                )
-            })
+        blocking(move || {
+            network.unplug(|known| !keep.contains(known))?;
+            network.sweep()
+        })
+        .await
+        .map_err(|source| {
+            cri::Error::with_source(
+                ErrorKind::Internal,
+                "freeing the network of sandboxes that are gone",
+                source,
+            )
+        })
     }
 }
 

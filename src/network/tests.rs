@@ -316,6 +316,39 @@ fn leaves_the_cluster_masqueraded_and_answers_on_host_ports() {
 }
 
 #[test]
+fn sweeps_what_a_lost_state_file_left() {
+    let Some(mut sandbox) = Sandbox::new() else {
+        return;
+    };
+    let (a, b) = (sandbox.request("a"), sandbox.request("b"));
+    let config = sandbox.config();
+    sandbox.on_node(|| async {
+        let network = Network::new(config.clone()).unwrap();
+        network.set_up(&a).await.unwrap();
+        network.set_up(&b).await.unwrap();
+        std::fs::remove_file(config.state_dir.join("allocations.json")).unwrap();
+        let network = Network::new(config.clone()).unwrap();
+        // The same slot again, in the way of what is left of the other pod.
+        assert_eq!(
+            network.set_up(&b).await.unwrap().ips[0].to_string(),
+            "10.42.3.2"
+        );
+        network
+            .retain(std::slice::from_ref(&b.sandbox))
+            .await
+            .unwrap();
+        let links = Route::open().unwrap().links().unwrap();
+        let left: Vec<_> = links.into_iter().map(|link| link.name).collect();
+        assert_eq!(left, ["lo", "karve0", "vethk2"]);
+    });
+    serve(&b.netns, "0.0.0.0:80");
+    assert_eq!(
+        ask(&sandbox.path("node"), "10.42.3.2:80").unwrap(),
+        "10.42.3.1"
+    );
+}
+
+#[test]
 fn waits_for_the_pod_cidr() {
     let Some(mut sandbox) = Sandbox::new() else {
         return;

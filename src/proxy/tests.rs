@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base::{Shutdown, Supervisor};
+use client::Informers;
+use client::testing::FakeApi;
 use ipnet::IpNet;
 use linux::netlink::{LinkChange, NewLink, Route, RouteEntry};
 use linux::nftables::Owner;
@@ -20,6 +23,7 @@ use serde_json::{Value as Json, json};
 
 use crate::flows::forget_stale;
 use crate::render::{Ruleset, State, render};
+use crate::{Config, Proxy};
 
 struct Lab {
     folder: tempfile::TempDir,
@@ -462,4 +466,74 @@ fn the_kernel_takes_ipv6() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn follows_the_api_and_stays_when_it_ends() {
+    let Some(lab) = Lab::new() else {
+        return;
+    };
+    let api = FakeApi::default();
+    let service = "/api/v1/namespaces/default/services/s10";
+    let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/s10";
+    let publish = |endpoints: &[&str]| {
+        let mut state = state();
+        self::service(&mut state, 10, json!({}), endpoints);
+        api.put(service, serde_json::to_value(&*state.services[0]).unwrap());
+        api.put(slice, serde_json::to_value(&*state.slices[0]).unwrap());
+    };
+    publish(&[A]);
+    lab.inside("node", || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let tasks = Arc::new(Supervisor::new(Shutdown::new()));
+            let informers = Informers::new(api.client(), tasks.clone());
+            let config = Config {
+                node_name: "n".into(),
+                cluster_cidrs: state().cluster_cidrs,
+                service_cidrs: state().service_cidrs,
+                min_interval: Duration::from_millis(20),
+            };
+            let proxy = Proxy::new(config, &informers).unwrap();
+            let mut synced = proxy.synced();
+            tasks.spawn("proxy", |stop| proxy.run(stop));
+            synced.wait_for(|synced| *synced).await.unwrap();
+            let ask = async |client: &str, wanted: Result<&str, ErrorKind>| {
+                let asked = async {
+                    loop {
+                        let answer = lab.ask("c", client);
+                        if answer.as_deref() == wanted.as_ref().copied() {
+                            return;
+                        }
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                let done = tokio::time::timeout(Duration::from_secs(10), asked).await;
+                assert!(done.is_ok(), "never {wanted:?}");
+            };
+            ask("10.43.0.10:80", Ok("a 10.42.0.4")).await;
+            publish(&[B]);
+            ask("10.43.0.10:80", Ok("b 10.42.0.4")).await;
+            publish(&[]);
+            ask("10.43.0.10:80", Err(ErrorKind::ConnectionRefused)).await;
+            publish(&[A]);
+            ask("10.43.0.10:80", Ok("a 10.42.0.4")).await;
+            let outcome = tasks.stop(Duration::from_secs(3)).await;
+            assert!(outcome.aborted.is_empty(), "{outcome:?}");
+        });
+    });
+    assert_eq!(
+        lab.ask("c", "10.43.0.10:80").as_deref(),
+        Ok("a 10.42.0.4"),
+        "rules stay"
+    );
+    lab.inside("node", || crate::remove().unwrap());
+    assert!(lab.ask("c", "10.43.0.10:80").is_err());
+    let left = lab.inside("node", || {
+        linux::nftables::tables(linux::nftables::Family::Ip)
+    });
+    assert!(left.unwrap().is_empty());
 }
