@@ -18,6 +18,9 @@ pub enum NameRule {
     Label,
     /// DNS label that begins with a letter.
     Label1035,
+    /// As [`NameRule::Subdomain`], in the words of newer kinds; the prefix of a
+    /// generated name is not judged.
+    LongName,
     /// Anything that can be a part of a URL's path.
     PathSegment,
     /// A rule of its own; the flag says that a suffix will follow.
@@ -36,6 +39,16 @@ impl NameRule {
             Self::Subdomain => names::dns_subdomain(&masked),
             Self::Label => names::dns_label(&masked),
             Self::Label1035 => names::dns_1035_label(&masked),
+            Self::LongName if prefix => Vec::new(),
+            Self::LongName => names::dns_subdomain(name)
+                .into_iter()
+                .map(|message| match message {
+                    long if long == names::max_length_error(names::SUBDOMAIN_MAX) => {
+                        format!("must be no more than {} bytes", names::SUBDOMAIN_MAX)
+                    }
+                    other => other,
+                })
+                .collect(),
             Self::PathSegment => names::path_segment(name, prefix),
             Self::Custom(rule) => rule(name, prefix),
         }

@@ -85,7 +85,7 @@ impl FromStr for Quantity {
         let fast = if base == 10 {
             FAST_DIGITS - count >= 0 && exponent - fraction >= NANO
         } else {
-            parts.fraction.is_empty() && 15 - count - (exponent as f32 * 3.0 / 10.0) as i32 - 1 >= 0
+            parts.fraction.is_empty() && 15 - count - (exponent as f32 * 3.0 / 10.0) as i32 > 0
         };
         let significant = digits.trim_start_matches('0');
         let mut mantissa: i128 = if significant.is_empty() {

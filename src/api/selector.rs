@@ -161,7 +161,11 @@ impl LabelSelector {
         if selector.is_null() {
             return Ok(Self::nothing());
         }
-        let mut out = Self::from_map(&selector["matchLabels"]);
+        let mut out = Self::default();
+        for one in Self::from_map(&selector["matchLabels"]).requirements {
+            out.requirements
+                .push(requirement(one.key, one.operator, one.values)?);
+        }
         for expression in selector["matchExpressions"]
             .as_array()
             .into_iter()

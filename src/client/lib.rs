@@ -16,6 +16,7 @@ mod events;
 mod informer;
 mod key;
 pub mod labels;
+pub mod placement;
 #[cfg(feature = "testing")]
 pub mod testing;
 

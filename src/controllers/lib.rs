@@ -18,6 +18,7 @@ mod error;
 mod expectations;
 mod garbage;
 mod hash;
+mod history;
 mod job;
 mod namespace;
 mod node_lifecycle;
@@ -27,6 +28,7 @@ mod pods;
 mod replicaset;
 mod root_ca;
 mod serviceaccount;
+mod statefulset;
 mod ttl_after_finished;
 
 use std::sync::Arc;
@@ -81,6 +83,7 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     node_lifecycle::register(&context);
     pod_gc::register(&context);
     job::register(&context);
+    statefulset::register(&context);
     ttl_after_finished::register(&context);
     cluster_role::register(&context);
 }

@@ -139,21 +139,12 @@ impl PodControl {
         owner: &O,
         pod: &Pod,
     ) -> Result<(), client::Error> {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
-        let parameters = DeleteParams::default().preconditions(Preconditions {
-            uid: pod.metadata.uid.clone(),
-            resource_version: None,
-        });
-        match api.delete(name, &parameters).await {
-            Ok(_) => {
+        match delete(&self.client, pod).await {
+            Ok(()) => {
                 let text = format!("Deleted pod: {name}");
                 self.recorder
                     .event(owner, EventType::Normal, "SuccessfulDelete", text);
-                Ok(())
-            }
-            Err(client::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
                 Ok(())
             }
             Err(error) => {
@@ -163,6 +154,22 @@ impl PodControl {
                 Err(error)
             }
         }
+    }
+}
+
+/// Deletes a pod, unless it is another of the same name by now; one already
+/// gone counts as deleted.
+pub(crate) async fn delete(client: &Client, pod: &Pod) -> Result<(), client::Error> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let api = Api::<Pod>::namespaced(client.clone(), namespace);
+    let parameters = DeleteParams::default().preconditions(Preconditions {
+        uid: pod.metadata.uid.clone(),
+        resource_version: None,
+    });
+    match api.delete(name, &parameters).await {
+        Err(client::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        outcome => outcome.map(|_| ()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use client::NamespacedName;
 use client::labels::Labels;
 use k8s_openapi::api::core::v1::{
-    Affinity, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec, Taint,
+    Affinity, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
@@ -162,12 +162,6 @@ impl NodeInfo {
 
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
         self.labels()?.get(key).map(String::as_str)
-    }
-
-    pub(crate) fn taints(&self) -> &[Taint] {
-        let spec = self.node.spec.as_ref();
-        spec.and_then(|spec| spec.taints.as_deref())
-            .unwrap_or_default()
     }
 
     /// What pods have asked this node for.

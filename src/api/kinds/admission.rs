@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::value::{default, each, list, object, text, within};
+use super::value::{default_absent, each, list, object, text, within};
 use super::{Column, Context, Kind, Plan, columns, table, validate};
 use crate::FieldError;
 
@@ -33,19 +33,23 @@ impl Kind for Webhooks {
     fn default(&self, configuration: &mut Value) {
         let mutating = self.mutating;
         each(configuration, "webhooks", |webhook| {
-            default(webhook, "failurePolicy", "Fail");
-            default(webhook, "matchPolicy", "Equivalent");
-            default(webhook, "namespaceSelector", json!({}));
-            default(webhook, "objectSelector", json!({}));
-            default(webhook, "timeoutSeconds", 10);
+            default_absent(webhook, "failurePolicy", "Fail");
+            default_absent(webhook, "matchPolicy", "Equivalent");
+            default_absent(webhook, "namespaceSelector", json!({}));
+            default_absent(webhook, "objectSelector", json!({}));
+            default_absent(webhook, "timeoutSeconds", 10);
             if mutating {
-                default(webhook, "reinvocationPolicy", "Never");
+                default_absent(webhook, "reinvocationPolicy", "Never");
             }
-            each(webhook, "rules", |rule| default(rule, "scope", "*"));
+            each(webhook, "rules", |rule| default_absent(rule, "scope", "*"));
             within(object(webhook, "clientConfig"), "service", |service| {
-                default(service, "port", 443);
+                default_absent(service, "port", 443);
             });
         });
+    }
+
+    fn judges_finalizers(&self) -> bool {
+        false
     }
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
@@ -53,7 +57,11 @@ impl Kind for Webhooks {
     }
 
     fn columns(&self) -> &'static [Column] {
-        columns::MUTATINGWEBHOOKCONFIGURATION
+        if self.mutating {
+            columns::MUTATINGWEBHOOKCONFIGURATION
+        } else {
+            columns::VALIDATINGWEBHOOKCONFIGURATION
+        }
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
@@ -66,11 +74,11 @@ impl Kind for Webhooks {
 }
 
 fn match_resources(resources: &mut Value) {
-    default(resources, "matchPolicy", "Equivalent");
-    default(resources, "namespaceSelector", json!({}));
-    default(resources, "objectSelector", json!({}));
+    default_absent(resources, "matchPolicy", "Equivalent");
+    default_absent(resources, "namespaceSelector", json!({}));
+    default_absent(resources, "objectSelector", json!({}));
     for name in ["resourceRules", "excludeResourceRules"] {
-        each(resources, name, |rule| default(rule, "scope", "*"));
+        each(resources, name, |rule| default_absent(rule, "scope", "*"));
     }
 }
 
@@ -89,11 +97,15 @@ impl Kind for Policy {
 
     fn default(&self, policy: &mut Value) {
         let spec = object(policy, "spec");
-        default(spec, "failurePolicy", "Fail");
+        default_absent(spec, "failurePolicy", "Fail");
         within(spec, "matchConstraints", match_resources);
         if !self.mutating {
             object(policy, "status");
         }
+    }
+
+    fn judges_finalizers(&self) -> bool {
+        false
     }
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
@@ -147,12 +159,20 @@ impl Kind for Binding {
         within(object(binding, "spec"), "matchResources", match_resources);
     }
 
+    fn judges_finalizers(&self) -> bool {
+        false
+    }
+
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
         validate::admission::binding(object, self.mutating)
     }
 
     fn columns(&self) -> &'static [Column] {
-        columns::VALIDATINGADMISSIONPOLICYBINDING
+        if self.mutating {
+            columns::MUTATINGADMISSIONPOLICYBINDING
+        } else {
+            columns::VALIDATINGADMISSIONPOLICYBINDING
+        }
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {

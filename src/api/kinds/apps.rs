@@ -139,6 +139,10 @@ impl Kind for ReplicaSet {
 pub(super) struct ReplicationController;
 
 impl Kind for ReplicationController {
+    fn name_rule(&self) -> NameRule {
+        NameRule::LongName
+    }
+
     fn plan(&self) -> Plan {
         Plan::SPEC
     }

@@ -7,7 +7,35 @@ use super::{Column, Context, Kind, Plan, columns, convert, table, validate};
 use crate::FieldError;
 
 pub(super) fn of(kind: &str) -> Option<&'static dyn Kind> {
-    (kind == "HorizontalPodAutoscaler").then_some(&Autoscaler as &'static dyn Kind)
+    Some(match kind {
+        "HorizontalPodAutoscaler" => &Autoscaler,
+        "Scale" => &Scale,
+        _ => return None,
+    })
+}
+
+/// `Scale`, which the `scale` subresource of workloads reads and writes.
+struct Scale;
+
+impl Kind for Scale {
+    fn validate_create(&self, scale: &Value, _: &Context<'_>) -> Vec<FieldError> {
+        crate::kinds::value::nonnegative(&scale["spec"], "replicas", &crate::Path::new("spec"))
+            .into_iter()
+            .collect()
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        columns::SCALE
+    }
+
+    fn cells(&self, scale: &Value, now: i64) -> Vec<Value> {
+        vec![
+            table::name(scale),
+            int(&scale["spec"], "replicas").into(),
+            int(&scale["status"], "replicas").into(),
+            table::age(scale, now),
+        ]
+    }
 }
 
 struct Autoscaler;

@@ -72,14 +72,14 @@ impl Kind for Job {
             i32::MAX
         };
         default(spec, "backoffLimit", limit);
-        default(spec, "completionMode", "NonIndexed");
+        super::value::default_absent(spec, "completionMode", "NonIndexed");
         default(spec, "suspend", false);
         let replacement = if spec["podFailurePolicy"].is_null() {
             "TerminatingOrFailed"
         } else {
             "Failed"
         };
-        default(spec, "podReplacementPolicy", replacement);
+        super::value::default_absent(spec, "podReplacementPolicy", replacement);
         default(spec, "manualSelector", false);
         let labels = pod_defaults::template_labels(spec);
         if let Some(labels) = labels

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::value::{default, object, text};
+use super::value::{default_absent, object, text};
 use super::{Column, Context, Kind, Plan, columns, table, validate};
 use crate::FieldError;
 
@@ -19,6 +19,10 @@ pub(super) fn of(kind: &str) -> Option<&'static dyn Kind> {
 struct Lease;
 
 impl Kind for Lease {
+    fn judges_finalizers(&self) -> bool {
+        false
+    }
+
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
         validate::config::lease(object)
     }
@@ -47,7 +51,7 @@ impl Kind for PriorityClass {
     }
 
     fn default(&self, class: &mut Value) {
-        default(class, "preemptionPolicy", "PreemptLowerPriority");
+        default_absent(class, "preemptionPolicy", "PreemptLowerPriority");
         if class["value"].is_null() {
             class["value"] = 0.into();
         }
@@ -79,6 +83,10 @@ impl Kind for PriorityClass {
 struct RuntimeClass;
 
 impl Kind for RuntimeClass {
+    fn judges_finalizers(&self) -> bool {
+        false
+    }
+
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
         validate::config::runtime_class(object)
     }
@@ -140,7 +148,7 @@ impl Kind for ApiService {
 
     fn default(&self, service: &mut Value) {
         super::value::within(object(service, "spec"), "service", |reference| {
-            default(reference, "port", 443);
+            default_absent(reference, "port", 443);
         });
         object(service, "status");
     }

@@ -17,7 +17,7 @@ pub(super) fn of(kind: &str) -> Option<&'static dyn Kind> {
         "Node" => &node::Node,
         "PersistentVolume" => &volume::PersistentVolume,
         "PersistentVolumeClaim" => &volume::PersistentVolumeClaim,
-        "Event" => &event::Event,
+        "Event" => &event::Event { core: true },
         "ReplicationController" => &apps::ReplicationController,
         "PodTemplate" => &apps::PodTemplate,
         "Namespace" => &Namespace,
@@ -255,6 +255,14 @@ impl Kind for Endpoints {
 struct LimitRange;
 
 impl Kind for LimitRange {
+    fn prepare_create(&self, range: &mut Value, _: &Context<'_>) {
+        // A range without a name gets one that nobody else has.
+        let uid = range["metadata"]["uid"].clone();
+        if text(&range["metadata"], "name").is_empty() && !uid.is_null() {
+            meta::metadata_mut(range).insert("name".into(), uid);
+        }
+    }
+
     fn default(&self, range: &mut Value) {
         each(object(range, "spec"), "limits", |limit| {
             for name in [

@@ -25,7 +25,7 @@ impl Kind for EndpointSlice {
             if port["name"].is_null() {
                 port["name"] = "".into();
             }
-            super::value::default(port, "protocol", "TCP");
+            super::value::default_absent(port, "protocol", "TCP");
         });
         each(slice, "endpoints", |endpoint| {
             super::value::object(endpoint, "conditions");

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::value::{blank, default, each, int, object, text, within};
 use super::{Column, Context, Kind, Plan, columns, table, validate};
 use crate::FieldError;
+use crate::meta::NameRule;
 
 pub(super) fn of(kind: &str) -> Option<&'static dyn Kind> {
     Some(match kind {
@@ -114,8 +115,16 @@ impl Kind for Template {
 struct Class;
 
 impl Kind for Class {
+    fn name_rule(&self) -> NameRule {
+        NameRule::LongName
+    }
+
     fn plan(&self) -> Plan {
         Plan::GENERATION
+    }
+
+    fn default(&self, class: &mut Value) {
+        object(class, "spec");
     }
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
@@ -136,6 +145,10 @@ struct Slice;
 impl Kind for Slice {
     fn plan(&self) -> Plan {
         Plan::GENERATION
+    }
+
+    fn default(&self, slice: &mut Value) {
+        default(object(object(slice, "spec"), "pool"), "generation", 0);
     }
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {

@@ -7,11 +7,14 @@ use super::{Column, Context, Kind, columns, convert, table, validate};
 use crate::FieldError;
 
 pub(super) fn of(kind: &str) -> Option<&'static dyn Kind> {
-    (kind == "Event").then_some(&Event as &'static dyn Kind)
+    (kind == "Event").then_some(&Event { core: false } as &'static dyn Kind)
 }
 
-/// `Event` of either group.
-pub(super) struct Event;
+/// `Event` of either group. Stored objects have the core form in both.
+pub(super) struct Event {
+    /// Whether it is served by the core group, whose rules are laxer.
+    pub(super) core: bool,
+}
 
 /// The event as the core group has it.
 fn as_core(event: &Value) -> Value {
@@ -48,12 +51,18 @@ impl Kind for Event {
         }
     }
 
-    fn validate_create(&self, object: &Value, context: &Context<'_>) -> Vec<FieldError> {
-        validate::event::event(&as_core(object), context)
+    fn validate_metadata(&self, _: &Value, _: bool) -> Vec<FieldError> {
+        // Judged with the rest of an event of `events.k8s.io`, and not at all
+        // in the core group, for the sake of old recorders.
+        Vec::new()
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, context: &Context<'_>) -> Vec<FieldError> {
-        validate::event::event_update(&as_core(new), &as_core(old), context)
+    fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
+        validate::event::event(&as_core(object), self.core)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _: &Context<'_>) -> Vec<FieldError> {
+        validate::event::event_update(&as_core(new), &as_core(old), self.core)
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
@@ -70,7 +79,7 @@ impl Kind for Event {
             ("type", own("type")),
             ("source", source.to_owned()),
         ];
-        if object["apiVersion"] == "events.k8s.io/v1" {
+        if !self.core {
             fields.extend([
                 ("regarding.kind", of("kind")),
                 ("regarding.namespace", of("namespace")),

@@ -86,6 +86,11 @@ pub trait Kind: Sync {
         NameRule::Subdomain
     }
 
+    /// Whether finalizers must be standard ones or have a domain.
+    fn judges_finalizers(&self) -> bool {
+        true
+    }
+
     /// How status and generation behave.
     fn plan(&self) -> Plan {
         Plan::PLAIN
@@ -110,6 +115,16 @@ pub trait Kind: Sync {
     /// writer does not come to own them.
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         self.plan().reset_fields(subresource)
+    }
+
+    /// Everything wrong with a new object's metadata.
+    fn validate_metadata(&self, object: &Value, namespaced: bool) -> Vec<FieldError> {
+        let path = Path::new("metadata");
+        let mut errors = meta::validate(&object["metadata"], namespaced, self.name_rule(), &path);
+        if self.judges_finalizers() {
+            errors.extend(validate::finalizers(object));
+        }
+        errors
     }
 
     /// Everything wrong with a new object beside its metadata, in upstream's order.
@@ -181,6 +196,18 @@ pub fn of(kind: &GroupKind) -> &'static dyn Kind {
     found.unwrap_or(&Plain)
 }
 
+/// The kind that errors of validation name: events of both groups are the core one.
+pub fn error_kind(kind: &GroupKind) -> GroupKind {
+    if kind.kind == "Event" {
+        GroupKind {
+            group: String::new(),
+            kind: kind.kind.clone(),
+        }
+    } else {
+        kind.clone()
+    }
+}
+
 /// Everything wrong with a new object: its metadata by the kind's name rule,
 /// then the kind's own rules; what could not be part of a URL only if all else
 /// is well.
@@ -192,7 +219,7 @@ pub fn validate_create(
 ) -> Vec<FieldError> {
     let path = Path::new("metadata");
     let metadata = &object["metadata"];
-    let mut errors = meta::validate(metadata, namespaced, kind.name_rule(), &path);
+    let mut errors = kind.validate_metadata(object, namespaced);
     errors.extend(kind.validate_create(object, context));
     if errors.is_empty() {
         errors = meta::validate(metadata, namespaced, NameRule::PathSegment, &path);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::value::{default, each, list, object, text, within};
+use super::value::{default_absent, each, list, object, text, within};
 use super::{Column, Context, Kind, Plan, columns, table, validate};
 use crate::FieldError;
 use crate::meta::NameRule;
@@ -91,7 +91,7 @@ impl Kind for IngressClass {
 
     fn default(&self, class: &mut Value) {
         within(object(class, "spec"), "parameters", |parameters| {
-            default(parameters, "scope", "Cluster");
+            default_absent(parameters, "scope", "Cluster");
         });
     }
 
@@ -150,7 +150,9 @@ impl Kind for NetworkPolicy {
         object(spec, "podSelector");
         for direction in ["ingress", "egress"] {
             each(spec, direction, |rule| {
-                each(rule, "ports", |port| default(port, "protocol", "TCP"));
+                each(rule, "ports", |port| {
+                    default_absent(port, "protocol", "TCP")
+                });
             });
         }
         if list(spec, "policyTypes").is_empty() {

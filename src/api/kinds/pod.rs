@@ -264,7 +264,7 @@ fn add(sums: &mut Amounts, resources: &Value, name: &str) -> usize {
 }
 
 /// `ComputePodQOS`: `Guaranteed`, `Burstable` or `BestEffort`.
-pub fn qos_class(spec: &Value) -> &'static str {
+pub(super) fn qos_class(spec: &Value) -> &'static str {
     let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
     let mut guaranteed = true;
     let own = &spec["resources"];
@@ -295,7 +295,7 @@ pub fn qos_class(spec: &Value) -> &'static str {
 
 /// What the containers of a pod request together: the sum of those that run
 /// side by side, or the largest of those that run before them.
-pub fn total_requests(spec: &Value) -> Vec<(String, Quantity)> {
+pub(super) fn total_requests(spec: &Value) -> Vec<(String, Quantity)> {
     let of = |container: &Value| -> Amounts {
         container["resources"]["requests"]
             .as_object()

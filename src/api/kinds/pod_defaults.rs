@@ -14,6 +14,10 @@ pub(super) fn pod(pod: &mut Value) {
     }
     pod_requests(spec);
     default(spec, "enableServiceLinks", true);
+    if int(spec, "terminationGracePeriodSeconds") < 0 {
+        // An old way of asking for the shortest time.
+        spec["terminationGracePeriodSeconds"] = 1.into();
+    }
     if spec["hostNetwork"] == true {
         host_ports(spec);
     }
@@ -273,7 +277,7 @@ pub(super) fn volume_source(volume: &mut Value) {
 
 /// `SetDefaults_PersistentVolumeClaimSpec` and below.
 pub(super) fn claim_spec(spec: &mut Value) {
-    default(spec, "volumeMode", "Filesystem");
+    super::value::default_absent(spec, "volumeMode", "Filesystem");
     let resources = object(spec, "resources");
     quantities(resources, "limits");
     quantities(resources, "requests");

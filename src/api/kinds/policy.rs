@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::value::{default, int, object};
 use super::{Column, Context, Kind, Plan, columns, table, validate};
 use crate::FieldError;
+use crate::meta::NameRule;
 
 pub(super) fn of(kind: &str) -> Option<&'static dyn Kind> {
     (kind == "PodDisruptionBudget").then_some(&Budget as &'static dyn Kind)
@@ -22,6 +23,14 @@ fn status() -> Value {
 }
 
 impl Kind for Budget {
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
+    fn judges_finalizers(&self) -> bool {
+        false
+    }
+
     fn plan(&self) -> Plan {
         Plan::SPEC
     }

@@ -66,7 +66,11 @@ impl Kind for Binding {
     }
 
     fn columns(&self) -> &'static [Column] {
-        columns::ROLEBINDING
+        if self.cluster {
+            columns::CLUSTERROLEBINDING
+        } else {
+            columns::ROLEBINDING
+        }
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {

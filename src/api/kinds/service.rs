@@ -46,7 +46,7 @@ impl Kind for Service {
             default(spec, "externalTrafficPolicy", "Cluster");
         }
         if balanced || kind == "NodePort" || kind == "ClusterIP" {
-            default(spec, "internalTrafficPolicy", "Cluster");
+            super::value::default_absent(spec, "internalTrafficPolicy", "Cluster");
         }
         if balanced {
             default(spec, "allocateLoadBalancerNodePorts", true);

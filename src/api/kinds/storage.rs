@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::value::{default, list, object, text};
+use super::value::{default_absent, list, object, text};
 use super::{Column, Context, Kind, Plan, columns, table, validate};
 use crate::{FieldError, Quantity};
 
@@ -28,8 +28,8 @@ fn is_default(object: &Value) -> bool {
 
 impl Kind for StorageClass {
     fn default(&self, class: &mut Value) {
-        default(class, "reclaimPolicy", "Delete");
-        default(class, "volumeBindingMode", "Immediate");
+        default_absent(class, "reclaimPolicy", "Delete");
+        default_absent(class, "volumeBindingMode", "Immediate");
     }
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
@@ -65,15 +65,15 @@ struct CsiDriver;
 impl Kind for CsiDriver {
     fn default(&self, driver: &mut Value) {
         let spec = object(driver, "spec");
-        default(spec, "attachRequired", true);
-        default(spec, "podInfoOnMount", false);
-        default(spec, "storageCapacity", false);
-        default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        default_absent(spec, "attachRequired", true);
+        default_absent(spec, "podInfoOnMount", false);
+        default_absent(spec, "storageCapacity", false);
+        default_absent(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
         if list(spec, "volumeLifecycleModes").is_empty() {
             spec["volumeLifecycleModes"] = json!(["Persistent"]);
         }
-        default(spec, "requiresRepublish", false);
-        default(spec, "seLinuxMount", false);
+        default_absent(spec, "requiresRepublish", false);
+        default_absent(spec, "seLinuxMount", false);
     }
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
@@ -177,7 +177,7 @@ impl Kind for VolumeAttachment {
     }
 
     fn default(&self, attachment: &mut Value) {
-        default(object(attachment, "status"), "attached", false);
+        default_absent(object(attachment, "status"), "attached", false);
     }
 
     fn prepare_create(&self, attachment: &mut Value, _: &Context<'_>) {

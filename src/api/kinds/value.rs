@@ -127,6 +127,13 @@ pub(super) fn default(value: &mut Value, name: &str, default: impl Into<Value>) 
     }
 }
 
+/// Sets a field that is absent; empty text is a value.
+pub(super) fn default_absent(value: &mut Value, name: &str, default: impl Into<Value>) {
+    if value[name].is_null() {
+        value[name] = default.into();
+    }
+}
+
 /// Sets a number that is absent or 0.
 pub(super) fn default_zero(value: &mut Value, name: &str, default: i64) {
     if int(value, name) == 0 {

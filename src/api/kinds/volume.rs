@@ -56,7 +56,7 @@ impl Kind for PersistentVolume {
     fn default(&self, volume: &mut Value) {
         let spec = object(volume, "spec");
         default(spec, "persistentVolumeReclaimPolicy", "Retain");
-        default(spec, "volumeMode", "Filesystem");
+        super::value::default_absent(spec, "volumeMode", "Filesystem");
         pod_defaults::quantities(spec, "capacity");
         pod_defaults::volume_source(spec);
         default(object(volume, "status"), "phase", "Pending");

@@ -85,7 +85,11 @@ impl Registry {
         let errors =
             api::kinds::validate_create(resource.rules, &object, resource.namespaced, &context);
         if !errors.is_empty() {
-            return Err(Status::invalid(&resource.kind, &name, &errors));
+            return Err(Status::invalid(
+                &api::kinds::error_kind(&resource.kind),
+                &name,
+                &errors,
+            ));
         }
         call.warn(resource.rules.warnings(&object, None, &context));
         let review = call.review(Operation::Create, &kind, object, None);

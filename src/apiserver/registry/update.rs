@@ -141,7 +141,11 @@ impl Registry {
         let errors =
             api::kinds::validate_update(resource.rules, &new, &old, resource.namespaced, &context);
         if !errors.is_empty() {
-            return Err(Status::invalid(&resource.kind, &name_of(&new), &errors));
+            return Err(Status::invalid(
+                &api::kinds::error_kind(&resource.kind),
+                &name_of(&new),
+                &errors,
+            ));
         }
         call.warn(resource.rules.warnings(&new, Some(&old), &context));
         self.engine.settle_times(&mut new, &old);

@@ -128,18 +128,20 @@ impl Pods {
             }
             ContainerEvent::SandboxLost(sandbox) => (sandbox, true),
         };
-        for entry in self.entries.lock().values() {
-            let own = |id: &PodSandboxId| id == sandbox;
+        let entries = self.entries.lock();
+        let knows = |entry: &&Entry| {
             let observed = entry.view.lock().observed.clone();
-            // A sandbox no view has yet is that of a worker in the midst of its
-            // work: nudging every such worker costs little.
-            let fresh = observed.sandboxes.is_empty();
-            if fresh || observed.sandboxes.iter().any(|known| own(&known.id)) {
-                if lost {
-                    entry.signals.relist.store(true, Ordering::Relaxed);
-                }
-                entry.signals.wake.notify_one();
+            observed.sandboxes.iter().any(|known| known.id == *sandbox)
+        };
+        let owner = entries.values().find(knows);
+        // A sandbox no view shows yet is that of a worker in the midst of its
+        // work; waking all of them costs little.
+        let woken = owner.map_or_else(|| entries.values().collect(), |owner| vec![owner]);
+        for entry in woken {
+            if lost {
+                entry.signals.relist.store(true, Ordering::Relaxed);
             }
+            entry.signals.wake.notify_one();
         }
     }
 

@@ -97,9 +97,6 @@ fn shares(milli_cpu: i64) -> u64 {
 }
 
 fn quota(milli_cpu: i64) -> i64 {
-    if milli_cpu == 0 {
-        return 0;
-    }
     (milli_cpu.saturating_mul(CPU_PERIOD_US as i64) / 1000).max(MIN_QUOTA_US)
 }
 
@@ -229,8 +226,8 @@ pub(crate) fn container_resources(
     let memory_limit = amount(limits, "memory");
     ContainerResources {
         cpu_shares: Some(shares(cpu_request)),
-        cpu_quota: Some(quota(cpu_limit)),
-        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: (cpu_limit > 0).then(|| quota(cpu_limit)),
+        cpu_period: (cpu_limit > 0).then_some(CPU_PERIOD_US),
         memory_limit: (memory_limit != 0).then_some(memory_limit),
         oom_score_adj: Some(oom_score_adj(pod, container, node_memory)),
         hugepage_limits: limits.map(hugepage_limits).unwrap_or_default(),

@@ -1,19 +1,128 @@
-//! x
-use super::super::Context;
-use crate::FieldError;
+//! Leases, priority classes and runtime classes.
+
 use serde_json::Value;
-pub(in crate::kinds) fn lease(_0: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+use super::{common, pod};
+use crate::kinds::value::{int, invalid, text};
+use crate::{FieldError, Path, meta, names};
+
+type Errors = Vec<FieldError>;
+
+/// Highest priority that users may define.
+const USER_PRIORITY_MAX: i64 = 1_000_000_000;
+
+/// `ValidateLease`.
+pub(in crate::kinds) fn lease(lease: &Value) -> Errors {
+    let (spec, path) = (&lease["spec"], Path::new("spec"));
+    let mut errors = Vec::new();
+    if let Some(seconds) = spec["leaseDurationSeconds"].as_i64()
+        && seconds <= 0
+    {
+        errors.push(FieldError::invalid(
+            &path.child("leaseDurationSeconds"),
+            seconds,
+            "must be greater than 0",
+        ));
+    }
+    errors.extend(common::nonnegative(spec, "leaseTransitions", &path));
+    let strategy = text(spec, "strategy");
+    if !text(spec, "preferredHolder").is_empty() && strategy.is_empty() {
+        errors.push(FieldError::forbidden(
+            &path.child("preferredHolder"),
+            "may only be specified if `strategy` is defined",
+        ));
+    }
+    errors
 }
-pub(in crate::kinds) fn priority_class(_0: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `ValidatePriorityClass`.
+pub(in crate::kinds) fn priority_class(class: &Value) -> Errors {
+    let mut errors = Vec::new();
+    let (name, value) = (text(&class["metadata"], "name"), int(class, "value"));
+    if name.starts_with("system-") {
+        let known = match name {
+            "system-node-critical" => Some(2_000_001_000),
+            "system-cluster-critical" => Some(2_000_000_000),
+            _ => None,
+        };
+        let why = match known {
+            None => Some(format!("{name} is not a known system priority class")),
+            Some(wanted) if wanted != value => {
+                Some(format!("value of {name} PriorityClass must be {wanted}"))
+            }
+            Some(_) if class["globalDefault"] == true => Some(format!(
+                "globalDefault of {name} PriorityClass must be false"
+            )),
+            Some(_) => None,
+        };
+        if let Some(why) = why {
+            errors.push(FieldError::forbidden(
+                &Path::new("metadata").child("name"),
+                format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}"),
+            ));
+        }
+    } else if value > USER_PRIORITY_MAX {
+        errors.push(FieldError::forbidden(
+            &Path::new("value"),
+            format!("maximum allowed value of a user defined priority is {USER_PRIORITY_MAX}"),
+        ));
+    }
+    errors.extend(common::one_of(
+        class,
+        "preemptionPolicy",
+        &["PreemptLowerPriority", "Never"],
+        &Path::root(),
+    ));
+    errors
 }
-pub(in crate::kinds) fn priority_class_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `ValidatePriorityClassUpdate`.
+pub(in crate::kinds) fn priority_class_update(new: &Value, old: &Value) -> Errors {
+    let mut errors = Vec::new();
+    if int(new, "value") != int(old, "value") {
+        errors.push(FieldError::forbidden(
+            &Path::new("value"),
+            "may not be changed in an update.",
+        ));
+    }
+    errors.extend(common::immutable(
+        &new["preemptionPolicy"],
+        &old["preemptionPolicy"],
+        &Path::new("preemptionPolicy"),
+    ));
+    errors
 }
-pub(in crate::kinds) fn runtime_class(_0: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `ValidateRuntimeClass`.
+pub(in crate::kinds) fn runtime_class(class: &Value) -> Errors {
+    let at = Path::new("handler");
+    let handler = text(class, "handler");
+    let mut errors = Vec::new();
+    if handler.is_empty() {
+        errors.push(FieldError::required(&at, ""));
+    } else {
+        errors.extend(invalid(&at, handler, names::dns_label(handler)));
+    }
+    common::resource_list(
+        &class["overhead"]["podFixed"],
+        &Path::new("overhead"),
+        &mut errors,
+    );
+    let scheduling = &class["scheduling"];
+    if scheduling.is_object() {
+        let path = Path::new("scheduling");
+        errors.extend(meta::labels(
+            &scheduling["nodeSelector"],
+            &path.child("nodeSelector"),
+        ));
+        errors.extend(pod::tolerations(scheduling, &path));
+    }
+    errors
 }
-pub(in crate::kinds) fn runtime_class_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `ValidateRuntimeClassUpdate`.
+pub(in crate::kinds) fn runtime_class_update(new: &Value, old: &Value) -> Errors {
+    common::immutable(&new["handler"], &old["handler"], &Path::new("handler"))
+        .into_iter()
+        .collect()
 }

@@ -1,25 +1,325 @@
-//! x
-use super::super::Context;
-use crate::FieldError;
+//! Group `resource.k8s.io`: dynamic resource allocation.
+
+use std::collections::BTreeSet;
+
 use serde_json::Value;
-pub(in crate::kinds) fn claim(_0: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+use super::{affinity, common};
+use crate::kinds::value::{indexed, int, invalid, list, text};
+use crate::{FieldError, Path, meta, names};
+
+type Errors = Vec<FieldError>;
+
+/// A required name of this form.
+fn name(value: &str, rule: fn(&str) -> Vec<String>, at: &Path) -> Errors {
+    if value.is_empty() {
+        vec![FieldError::required(at, "")]
+    } else {
+        invalid(at, value, rule(value))
+    }
 }
-pub(in crate::kinds) fn claim_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+fn exact(request: &Value, at: &Path, errors: &mut Errors) {
+    errors.extend(name(
+        text(request, "deviceClassName"),
+        names::dns_subdomain,
+        &at.child("deviceClassName"),
+    ));
+    let selectors = list(request, "selectors").len();
+    if selectors > 32 {
+        errors.push(FieldError::too_many(&at.child("selectors"), selectors, 32));
+    }
+    for (at, selector) in indexed(request, "selectors", at) {
+        if !selector["cel"].is_object() {
+            errors.push(FieldError::required(&at.child("cel"), ""));
+        }
+    }
+    let count = int(request, "count");
+    match text(request, "allocationMode") {
+        "ExactCount" => {
+            if count <= 0 {
+                errors.push(FieldError::invalid(
+                    &at.child("count"),
+                    count,
+                    "must be greater than zero",
+                ));
+            }
+        }
+        "All" => {
+            if count != 0 {
+                errors.push(FieldError::invalid(
+                    &at.child("count"),
+                    count,
+                    "must not be specified when allocationMode is 'All'",
+                ));
+            }
+        }
+        other => errors.push(FieldError::not_supported(
+            &at.child("allocationMode"),
+            other,
+            &["All", "ExactCount"],
+        )),
+    }
+    for (at, toleration) in indexed(request, "tolerations", at) {
+        let key = text(toleration, "key");
+        if !key.is_empty() {
+            errors.extend(meta::label_name(key, &at.child("key")));
+        }
+    }
 }
-pub(in crate::kinds) fn template(_0: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `validateResourceClaimSpec`.
+fn claim_spec(spec: &Value, path: &Path, errors: &mut Errors) {
+    let devices = &spec["devices"];
+    let path = path.child("devices");
+    let mut seen = BTreeSet::new();
+    let requests = list(devices, "requests");
+    if requests.len() > 32 {
+        errors.push(FieldError::too_many(
+            &path.child("requests"),
+            requests.len(),
+            32,
+        ));
+    }
+    for (at, request) in indexed(devices, "requests", &path) {
+        let own = text(request, "name");
+        errors.extend(invalid(&at.child("name"), own, names::dns_label(own)));
+        let first = list(request, "firstAvailable");
+        match (first.is_empty(), request["exactly"].is_object()) {
+            (true, false) => errors.push(FieldError::required(
+                &at,
+                "exactly one of `exactly` or `firstAvailable` is required",
+            )),
+            (false, true) => errors.push(FieldError::invalid(
+                &at,
+                Value::Null,
+                "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
+            )),
+            (true, true) => exact(&request["exactly"], &at.child("exactly"), errors),
+            (false, false) => {
+                let mut seen = BTreeSet::new();
+                for (at, alternative) in indexed(request, "firstAvailable", &at) {
+                    let own = text(alternative, "name");
+                    errors.extend(invalid(&at.child("name"), own, names::dns_label(own)));
+                    exact(alternative, &at, errors);
+                    if !seen.insert(own) {
+                        errors.push(FieldError::duplicate(&at, own));
+                    }
+                }
+            }
+        }
+        if !seen.insert(own) {
+            errors.push(FieldError::duplicate(&at, own));
+        }
+    }
+    let known = |request: &str| seen.contains(request.split('/').next().unwrap_or_default());
+    for kind in ["constraints", "config"] {
+        for (at, entry) in indexed(devices, kind, &path) {
+            for (index, request) in list(entry, "requests").iter().enumerate() {
+                let request = request.as_str().unwrap_or_default();
+                if !known(request) {
+                    errors.push(FieldError::invalid(
+                        &at.child("requests").index(index),
+                        request,
+                        "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
+                    ));
+                }
+            }
+            if kind == "config" && entry["opaque"].is_object() {
+                let at = at.child("opaque");
+                errors.extend(name(
+                    text(&entry["opaque"], "driver"),
+                    names::dns_subdomain,
+                    &at.child("driver"),
+                ));
+                if entry["opaque"]["parameters"].is_null() {
+                    errors.push(FieldError::required(&at.child("parameters"), ""));
+                }
+            }
+        }
+    }
 }
-pub(in crate::kinds) fn template_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `ValidateResourceClaim`.
+pub(in crate::kinds) fn claim(claim: &Value) -> Errors {
+    let mut errors = Vec::new();
+    claim_spec(&claim["spec"], &Path::new("spec"), &mut errors);
+    errors
 }
-pub(in crate::kinds) fn class(_0: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `ValidateResourceClaimUpdate`.
+pub(in crate::kinds) fn claim_update(new: &Value, old: &Value) -> Errors {
+    let mut errors: Errors = common::immutable(&new["spec"], &old["spec"], &Path::new("spec"))
+        .into_iter()
+        .collect();
+    errors.extend(claim(new));
+    errors
 }
-pub(in crate::kinds) fn slice(_0: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `ValidateResourceClaimTemplate`.
+pub(in crate::kinds) fn template(template: &Value) -> Errors {
+    let (spec, path) = (&template["spec"], Path::new("spec"));
+    let metadata = &spec["metadata"];
+    let mut errors = meta::labels(&metadata["labels"], &path.child("labels"));
+    errors.extend(meta::annotations(
+        &metadata["annotations"],
+        &path.child("annotations"),
+    ));
+    claim_spec(&spec["spec"], &path.child("spec"), &mut errors);
+    errors
 }
-pub(in crate::kinds) fn slice_update(_0: &Value, _1: &Value) -> Vec<FieldError> {
-    Vec::new()
+
+/// `ValidateResourceClaimTemplateUpdate`.
+pub(in crate::kinds) fn template_update(new: &Value, old: &Value) -> Errors {
+    let mut errors: Errors = common::immutable(&new["spec"], &old["spec"], &Path::new("spec"))
+        .into_iter()
+        .collect();
+    errors.extend(template(new));
+    errors
+}
+
+/// `ValidateDeviceClass`.
+pub(in crate::kinds) fn class(class: &Value) -> Errors {
+    let path = Path::new("spec");
+    let mut errors = Vec::new();
+    for (at, selector) in indexed(&class["spec"], "selectors", &path) {
+        if !selector["cel"].is_object() {
+            errors.push(FieldError::required(&at.child("cel"), ""));
+        }
+    }
+    let resource = &class["spec"]["extendedResourceName"];
+    if let Some(resource) = resource.as_str()
+        && !common::is_extended(resource)
+    {
+        errors.push(FieldError::invalid(
+            &path.child("extendedResourceName"),
+            resource,
+            "must be a valid extended resource name",
+        ));
+    }
+    errors
+}
+
+/// `ValidateResourceSlice`.
+pub(in crate::kinds) fn slice(slice: &Value) -> Errors {
+    let (spec, path) = (&slice["spec"], Path::new("spec"));
+    let mut errors = Vec::new();
+    let driver = text(spec, "driver");
+    let at = path.child("driver");
+    errors.extend(super::storage::driver_name_required(driver, &at));
+    let pool = &spec["pool"];
+    let at = path.child("pool");
+    let own = text(pool, "name");
+    if own.is_empty() {
+        errors.push(FieldError::required(&at.child("name"), ""));
+    } else {
+        for part in own.split('/') {
+            errors.extend(invalid(&at.child("name"), part, names::dns_subdomain(part)));
+        }
+    }
+    let count = int(pool, "resourceSliceCount");
+    if count <= 0 {
+        errors.push(FieldError::invalid(
+            &at.child("resourceSliceCount"),
+            count,
+            "must be greater than zero",
+        ));
+    }
+    let generation = int(pool, "generation");
+    if generation < 0 {
+        errors.push(FieldError::invalid(
+            &at.child("generation"),
+            generation,
+            "must be greater than or equal to zero",
+        ));
+    }
+    placement(spec, &path, &mut errors);
+    let devices = list(spec, "devices").len();
+    if devices > 128 {
+        errors.push(FieldError::too_many(&path.child("devices"), devices, 128));
+    }
+    let mut seen = BTreeSet::new();
+    for (at, device) in indexed(spec, "devices", &path) {
+        let own = text(device, "name");
+        errors.extend(invalid(&at.child("name"), own, names::dns_label(own)));
+        if !seen.insert(own) {
+            errors.push(FieldError::duplicate(&at, own));
+        }
+    }
+    errors
+}
+
+/// Where the devices of a slice can be used: exactly one way of saying it.
+fn placement(spec: &Value, path: &Path, errors: &mut Errors) {
+    let mut set = Vec::new();
+    if let Some(node) = spec["nodeName"].as_str() {
+        let at = path.child("nodeName");
+        if node.is_empty() {
+            errors.push(FieldError::invalid(
+                &at,
+                node,
+                "must be either unset or set to a non-empty string",
+            ));
+        } else {
+            set.push("`nodeName`");
+            errors.extend(invalid(&at, node, names::dns_subdomain(node)));
+        }
+    }
+    if spec["nodeSelector"].is_object() {
+        set.push("`nodeSelector`");
+        let at = path.child("nodeSelector");
+        affinity::node_selector(&spec["nodeSelector"], &at, errors);
+        let terms = list(&spec["nodeSelector"], "nodeSelectorTerms");
+        if terms.len() != 1 {
+            errors.push(FieldError::invalid(
+                &at.child("nodeSelectorTerms"),
+                terms.to_vec(),
+                "must have exactly one node selector term",
+            ));
+        }
+    }
+    for (name, shown) in [
+        ("allNodes", "`allNodes`"),
+        ("perDeviceNodeSelection", "`perDeviceNodeSelection`"),
+    ] {
+        match spec[name].as_bool() {
+            Some(true) => set.push(shown),
+            Some(false) => errors.push(FieldError::invalid(
+                &path.child(name),
+                false,
+                "must be either unset or set to true",
+            )),
+            None => {}
+        }
+    }
+    let message = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    match set.len() {
+        0 => errors.push(FieldError::required(path, message)),
+        1 => {}
+        _ => errors.push(FieldError::invalid(
+            path,
+            format!("{{{}}}", set.join(", ")),
+            format!("{message}, but multiple fields are set"),
+        )),
+    }
+}
+
+/// `ValidateResourceSliceUpdate`.
+pub(in crate::kinds) fn slice_update(new: &Value, old: &Value) -> Errors {
+    let path = Path::new("spec");
+    let mut errors = slice(new);
+    let (now, before) = (&new["spec"], &old["spec"]);
+    errors.extend(common::immutable(
+        &now["pool"]["name"],
+        &before["pool"]["name"],
+        &path.child("pool").child("name"),
+    ));
+    for name in ["driver", "nodeName"] {
+        errors.extend(common::immutable(
+            &now[name],
+            &before[name],
+            &path.child(name),
+        ));
+    }
+    errors
 }

@@ -6,4 +6,5 @@ mod api;
 mod lifecycle;
 mod node;
 mod runtime;
+mod server;
 mod world;

@@ -8,36 +8,28 @@ use async_trait::async_trait;
 use base::{Shutdown, Supervisor};
 use client::Informers;
 use kubelet::{Config, Denied, Deps, NodeAuth, NodeRequest, build};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use crate::api::FakeApi;
 use crate::runtime::{FakeImages, FakeRuntime};
 
-struct Everyone;
+/// Lets in whoever knows the token `secret`.
+struct Token;
 
 #[async_trait]
-impl NodeAuth for Everyone {
+impl NodeAuth for Token {
     async fn authorize(
         &self,
         _: &[CertificateDer<'static>],
-        _: Option<&str>,
-        _: &NodeRequest<'_>,
+        bearer: Option<&str>,
+        request: &NodeRequest<'_>,
     ) -> Result<(), Denied> {
-        Ok(())
-    }
-}
-
-/// No certificate: nothing in these tests calls the node API.
-#[derive(Debug)]
-struct NoCertificate;
-
-impl rustls::server::ResolvesServerCert for NoCertificate {
-    fn resolve(
-        &self,
-        _: rustls::server::ClientHello<'_>,
-    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
-        None
+        match bearer {
+            Some("secret") => Ok(()),
+            Some(_) => Err(Denied::Forbidden(format!("no {}", request.subresources[0]))),
+            None => Err(Denied::Unauthorized),
+        }
     }
 }
 
@@ -45,13 +37,18 @@ impl rustls::server::ResolvesServerCert for NoCertificate {
 pub(crate) struct World {
     pub(crate) api: FakeApi,
     pub(crate) runtime: FakeRuntime,
+    /// Where the node API listens, and the certificate it shows.
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) certificate: CertificateDer<'static>,
     dir: tempfile::TempDir,
     tasks: Arc<Supervisor>,
 }
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let world = Self {
+        let mut world = Self {
+            address: ([127, 0, 0, 1], 0).into(),
+            certificate: CertificateDer::from(Vec::new()),
             api: FakeApi::new(),
             runtime: FakeRuntime::new(),
             dir: tempfile::tempdir().unwrap(),
@@ -61,7 +58,7 @@ impl World {
         world
     }
 
-    async fn start(&self) {
+    async fn start(&mut self) {
         let mut config = Config::new(
             "node",
             IpAddr::from([192, 168, 0, 1]),
@@ -69,12 +66,18 @@ impl World {
         );
         config.log_dir = self.dir.path().join("logs");
         let client = self.api.client();
+        let made = rcgen::generate_simple_self_signed(["node".to_owned()]).unwrap();
+        self.certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(NoCertificate));
+            .with_single_cert(vec![self.certificate.clone()], key)
+            .unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.address = listener.local_addr().unwrap();
         let deps = Deps {
             informers: Informers::new(client.clone(), self.tasks.clone()),
             client,
@@ -82,8 +85,8 @@ impl World {
             images: Arc::new(FakeImages),
             network: Arc::new(self.runtime.clone()),
             tasks: self.tasks.clone(),
-            auth: Arc::new(Everyone),
-            listener: tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            auth: Arc::new(Token),
+            listener,
             tls: Arc::new(tls),
         };
         build(config, deps).unwrap().start();
@@ -102,6 +105,14 @@ impl World {
             outcome.panicked.is_empty() && outcome.aborted.is_empty(),
             "{outcome:?}"
         );
+    }
+
+    /// Where a container's log is.
+    pub(crate) fn log_file(&self, pod: &str, container: &str) -> std::path::PathBuf {
+        let logs = self.dir.path().join("logs");
+        logs.join(format!("ns_{pod}_uid-{pod}"))
+            .join(container)
+            .join("0.log")
     }
 
     /// Binds a pod of this spec to the node.
