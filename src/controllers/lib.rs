@@ -11,6 +11,7 @@
 mod cluster_role;
 mod context;
 mod count;
+mod daemonset;
 mod deployment;
 mod discover;
 mod endpoints;
@@ -21,8 +22,8 @@ mod hash;
 mod history;
 mod job;
 mod namespace;
+mod node;
 mod node_ipam;
-mod node_lifecycle;
 mod owner;
 mod pod_gc;
 mod pods;
@@ -87,10 +88,11 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     replicaset::register_replication_controllers(&context);
     garbage::register(&context);
     node_ipam::register(&context);
-    node_lifecycle::register(&context);
     pod_gc::register(&context);
     job::register(&context);
+    daemonset::register(&context);
     statefulset::register(&context);
+    node::register(&context);
     ttl_after_finished::register(&context);
     cluster_role::register(&context);
 }

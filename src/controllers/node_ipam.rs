@@ -29,7 +29,11 @@ pub(crate) fn register(context: &Context) {
     let nodes = context.informers.of::<Node>();
     let controller = context.controller("node-ipam-controller");
     controller.watch(&nodes, |node| {
-        if pod_cidrs(node).is_empty() { vec![NamespacedName::of(node)] } else { Vec::new() }
+        if pod_cidrs(node).is_empty() {
+            vec![NamespacedName::of(node)]
+        } else {
+            Vec::new()
+        }
     });
     let state = Arc::new((api, nodes, cluster));
     run(controller, 1, move |key| {
@@ -53,7 +57,11 @@ async fn reconcile(
         .list(&client::api::ListParams::default())
         .await
         .during(|| "listing nodes".to_owned())?;
-    let Some(node) = list.items.iter().find(|node| NamespacedName::of(*node) == *key) else {
+    let Some(node) = list
+        .items
+        .iter()
+        .find(|node| NamespacedName::of(*node) == *key)
+    else {
         return Ok(Action::Done);
     };
     if !pod_cidrs(node).is_empty() || nodes.get(key).is_none() {
@@ -70,6 +78,7 @@ async fn reconcile(
                 key.name
             ))
         })?;
+    let shares: Vec<String> = shares.iter().map(IpNet::to_string).collect();
     let patch = json!({ "spec": { "podCIDR": shares[0], "podCIDRs": shares } });
     api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
         .await
@@ -78,7 +87,9 @@ async fn reconcile(
 }
 
 fn pod_cidrs(node: &Node) -> Vec<IpNet> {
-    let Some(spec) = &node.spec else { return Vec::new() };
+    let Some(spec) = &node.spec else {
+        return Vec::new();
+    };
     let listed = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
     listed.filter_map(|cidr| cidr.parse().ok()).collect()
 }
@@ -86,7 +97,9 @@ fn pod_cidrs(node: &Node) -> Vec<IpNet> {
 /// The first share of `cluster` that overlaps nothing that is taken.
 fn share(cluster: IpNet, taken: &BTreeSet<IpNet>) -> Option<IpNet> {
     let is_free = |share: &IpNet| {
-        !taken.iter().any(|other| other.contains(share) || share.contains(other))
+        !taken
+            .iter()
+            .any(|other| other.contains(share) || share.contains(other))
     };
     match cluster {
         IpNet::V4(net) => subnets_v4(net).map(IpNet::V4).find(is_free),
@@ -111,13 +124,21 @@ mod tests {
     fn check(cluster: &str, taken: &[&str], expected: Option<&str>) {
         let parse = |text: &str| text.parse::<IpNet>().expect("a network");
         let taken = taken.iter().map(|text| parse(text)).collect();
-        assert_eq!(share(parse(cluster), &taken), expected.map(parse), "{cluster} {taken:?}");
+        assert_eq!(
+            share(parse(cluster), &taken),
+            expected.map(parse),
+            "{cluster} {taken:?}"
+        );
     }
 
     #[test]
     fn shares_do_not_overlap() {
         check("10.42.0.0/16", &[], Some("10.42.0.0/24"));
-        check("10.42.0.0/16", &["10.42.0.0/24", "10.42.2.0/24"], Some("10.42.1.0/24"));
+        check(
+            "10.42.0.0/16",
+            &["10.42.0.0/24", "10.42.2.0/24"],
+            Some("10.42.1.0/24"),
+        );
         check("10.42.0.0/16", &["10.42.0.0/23"], Some("10.42.2.0/24"));
         check("10.42.0.0/25", &["10.42.0.0/25"], None);
         check("fd00::/56", &["fd00::/64"], Some("fd00:0:0:1::/64"));
