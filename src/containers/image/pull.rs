@@ -54,7 +54,12 @@ pub(crate) async fn pull(
     let mut failure: Option<cri::Error> = None;
     for endpoint in endpoints(registries, &reference, auth)? {
         for login in &endpoint.logins {
-            let attempt = Attempt { store, endpoint: &endpoint, login, progress };
+            let attempt = Attempt {
+                store,
+                endpoint: &endpoint,
+                login,
+                progress,
+            };
             match attempt.run(&reference).await {
                 Ok(id) => return Ok(id),
                 Err(error) => {
