@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::config::{Config, Deps};
 use crate::events::Recorder;
-use crate::node::{Machine, NodeAgent, allocatable};
+use crate::node::{ImageCollector, Machine, NodeAgent, allocatable};
 use crate::objects::Objects;
 use crate::pod::{Pods, Puller, Reporter, Shared};
 use crate::server::Server;
@@ -63,6 +63,7 @@ impl Kubelet {
         );
         let events = Recorder::new(events);
         let machine = Arc::new(Machine::detect(&config.root_dir));
+        let images_changed = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             client: deps.client.clone(),
             runtime: deps.runtime.clone(),
@@ -74,9 +75,10 @@ impl Kubelet {
             config_maps: Objects::new(deps.client.clone(), tasks.clone()),
             secrets: Objects::new(deps.client.clone(), tasks.clone()),
             plugins: Plugins::default(),
-            puller: Puller::new(deps.images.clone()),
+            puller: Puller::new(deps.images.clone(), images_changed.clone()),
             reporter: Reporter::start(deps.client.clone(), tasks.clone()),
             memory_capacity: machine.memory,
+            least_oom_score: machine.least_oom_score,
             allocatable: RwLock::new(Arc::new(allocatable(&config, &machine))),
             config: config.clone(),
         });
@@ -86,8 +88,8 @@ impl Kubelet {
             informers: deps.informers.clone(),
             images: deps.images.clone(),
             machine: machine.clone(),
-            events,
-            images_changed: Arc::new(Notify::new()),
+            events: events.clone(),
+            images_changed: images_changed.clone(),
         };
         tasks.spawn("node status", |stop: Shutdown| agent.run(stop));
 
@@ -96,6 +98,16 @@ impl Kubelet {
         let pods = Pods::new(shared.clone());
         let worker_feed = pods.clone();
         tasks.spawn("pods", |stop| worker_feed.run(informer, stop));
+
+        let collector = ImageCollector {
+            images: deps.images.clone(),
+            pods: pods.clone(),
+            limits: config.image_gc,
+            events,
+            node: config.node_name.clone(),
+            changed: images_changed,
+        };
+        tasks.spawn("image collector", |stop| collector.run(stop));
 
         let server = Server::new(shared, pods, machine, deps.auth);
         let (listener, tls) = (deps.listener, deps.tls);

@@ -90,10 +90,12 @@ fn meta<'a>(within: Option<StructRef<'a>>, name: &str) -> Meta<'a> {
         Shape::List(element) => element,
         _ => field.ty(),
     };
-    let mut strategies = field.patch_strategy().split(',');
+    let strategies = field.patch_strategy().split(',');
     Meta {
         inner: ty.as_struct(),
-        strategy: strategies.rfind(|it| *it != "retainKeys")
+        strategy: strategies
+            .filter(|it| *it != "retainKeys")
+            .last()
             .unwrap_or_default(),
         key: field.patch_merge_key(),
     }

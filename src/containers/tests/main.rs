@@ -4,7 +4,6 @@
 
 mod hostile;
 mod life;
-mod registry;
 mod sandbox;
 mod streams;
 mod support;

@@ -18,6 +18,8 @@ pub(crate) struct Machine {
     pub(crate) storage: u64,
     /// Huge page size in kibibytes to bytes reserved in all.
     pub(crate) huge_pages: BTreeMap<u64, u64>,
+    /// Lowest `oom_score_adj` this process may give to a container.
+    pub(crate) least_oom_score: i32,
     pub(crate) info: NodeSystemInfo,
 }
 
@@ -96,6 +98,10 @@ impl Machine {
             memory: meminfo(&mem, "MemTotal"),
             storage,
             huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
+            least_oom_score: least_oom_score(
+                &read("/proc/self/status"),
+                &read("/proc/self/oom_score_adj"),
+            ),
             info: NodeSystemInfo {
                 architecture: architecture().into(),
                 boot_id: read("/proc/sys/kernel/random/boot_id"),
@@ -183,6 +189,18 @@ impl Machine {
     }
 }
 
+/// Without `CAP_SYS_RESOURCE` a process may not go below its own score, and
+/// neither may its children: a container would not start.
+fn least_oom_score(status: &str, own: &str) -> i32 {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    if effective.is_none_or(|effective| effective & CAP_SYS_RESOURCE != 0) {
+        return -1000;
+    }
+    own.trim().parse().unwrap_or(0)
+}
+
 /// CPU time spent on anything, in clock ticks.
 fn busy_ticks(stat: &str) -> u64 {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "));
@@ -229,6 +247,8 @@ mod tests {
         assert_eq!(meminfo(text, "MemAvailable"), 123 << 10);
         assert_eq!(meminfo(text, "SwapTotal"), 0);
         assert_eq!(busy_ticks("cpu  1 2 3 100 100 4 5 6 7 8\n"), 21);
+        assert_eq!(least_oom_score("CapEff:\t000001ffffffffff", "7"), -1000);
+        assert_eq!(least_oom_score("CapEff:\t000001fffeffffff", "7"), 7);
         assert_eq!(os_image("ID=x\nPRETTY_NAME=\"Debian 13\"\n"), "Debian 13");
     }
 }

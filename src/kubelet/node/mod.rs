@@ -1,5 +1,6 @@
 //! This node in the API: its object, its status, its lease.
 
+mod image_gc;
 mod lease;
 mod machine;
 mod status;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use base::{Backoff, Shutdown};
 use client::api::{Api, Patch, PatchParams, PostParams};
 use client::{Change, Client, Informers};
-use cri::ImageService;
+use cri::{Image, ImageService};
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::events::{Normal, Recorder, node_reference};
 
+pub(crate) use image_gc::ImageCollector;
 pub(crate) use machine::Machine;
 pub(crate) use status::allocatable;
 
@@ -107,30 +109,24 @@ impl NodeAgent {
                 taints: (!taints.is_empty()).then_some(taints),
                 ..Default::default()
             }),
-            status: Some(self.status(&NodeStatus::default()).await),
+            status: Some(self.status(&self.list_images().await, &NodeStatus::default())),
         };
         let made = api.create(&PostParams::default(), &node).await?;
         tracing::info!(node = name, "registered the node");
         Ok(made.status.unwrap_or_default())
     }
 
-    async fn status(&self, old: &NodeStatus) -> NodeStatus {
-        let images = match self.images.list_images().await {
-            Ok(images) => images,
-            Err(error) => {
-                tracing::debug!(error = %base::Chain(&error), "listing images");
-                Vec::new()
-            }
-        };
+    async fn list_images(&self) -> Vec<Image> {
+        self.images.list_images().await.unwrap_or_else(|error| {
+            tracing::debug!(error = %base::Chain(&error), "listing images");
+            Vec::new()
+        })
+    }
+
+    fn status(&self, images: &[Image], old: &NodeStatus) -> NodeStatus {
         let pressure = self.machine.pressure(&self.config);
-        status::status(
-            &self.config,
-            &self.machine,
-            &images,
-            pressure,
-            old,
-            jiff::Timestamp::now(),
-        )
+        let now = jiff::Timestamp::now();
+        status::status(&self.config, &self.machine, images, pressure, old, now)
     }
 
     /// Writes the status when it changes, and now and then though it does not.
@@ -139,8 +135,9 @@ impl NodeAgent {
         let reference = node_reference(&self.config.node_name);
         let mut due = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut images = self.list_images().await;
         loop {
-            let fresh = self.status(sent).await;
+            let fresh = self.status(&images, sent);
             let changed = status::differs(sent, &fresh);
             if changed || Instant::now() >= due {
                 let patch = status::patch(sent, &fresh);
@@ -172,8 +169,13 @@ impl NodeAgent {
             }
             let look = (Instant::now() + PRESSURE_INTERVAL).min(due);
             tokio::select! {
-                () = tokio::time::sleep_until(look) => {}
-                () = self.images_changed.notified() => {}
+                () = tokio::time::sleep_until(look) => {
+                    // What was imported from outside is seen now and then.
+                    if look == due {
+                        images = self.list_images().await;
+                    }
+                }
+                () = self.images_changed.notified() => images = self.list_images().await,
             }
         }
     }

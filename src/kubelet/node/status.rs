@@ -321,6 +321,7 @@ mod tests {
             memory: 4 << 30,
             storage: 100 << 30,
             huge_pages: [(2048, 0)].into(),
+            least_oom_score: -1000,
             info: Default::default(),
         }
     }

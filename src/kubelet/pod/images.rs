@@ -11,7 +11,7 @@ use cri::{ErrorKind, Image, ImageService, PullProgress, RegistryAuth};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::backoff::{KeyedBackoff, go_duration};
@@ -32,6 +32,8 @@ pub(crate) struct ImageError {
 pub(crate) struct Puller {
     images: Arc<dyn ImageService>,
     slots: Semaphore,
+    /// Told when an image has been pulled.
+    changed: Arc<Notify>,
 }
 
 /// What one pod remembers about its pulls.
@@ -52,10 +54,11 @@ impl Default for PullState {
 }
 
 impl Puller {
-    pub(crate) fn new(images: Arc<dyn ImageService>) -> Self {
+    pub(crate) fn new(images: Arc<dyn ImageService>, changed: Arc<Notify>) -> Self {
         Self {
             images,
             slots: Semaphore::new(PARALLEL_PULLS),
+            changed,
         }
     }
 
@@ -150,6 +153,7 @@ impl Puller {
                     image.size
                 );
                 record(Normal, "Pulled", message);
+                self.changed.notify_one();
                 state.errors.remove(requested);
                 state.backoff.reset(requested);
                 Ok(image)

@@ -303,6 +303,10 @@ impl Worker {
             labels::TERMINATION_POLICY.into(),
             policy.unwrap_or_default(),
         );
+        let mut resources = container_resources(&pod, container, node.memory_capacity);
+        resources.oom_score_adj = resources
+            .oom_score_adj
+            .map(|score| score.max(node.least_oom_score));
         let stop_signal = container
             .lifecycle
             .as_ref()
@@ -321,7 +325,7 @@ impl Worker {
             stdin: container.stdin.unwrap_or(false),
             stdin_once: container.stdin_once.unwrap_or(false),
             tty: container.tty.unwrap_or(false),
-            resources: container_resources(&pod, container, node.memory_capacity),
+            resources,
             security,
             pid: self.target_pid(container),
             stop_signal,

@@ -18,6 +18,7 @@ const MAX_SENT: usize = 32 << 10;
 pub(crate) struct Tunnel<T> {
     socket: WebSocketStream<T>,
     rest: Bytes,
+    said_goodbye: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Tunnel<T> {
@@ -28,6 +29,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Tunnel<T> {
         Self {
             socket,
             rest: Bytes::new(),
+            said_goodbye: false,
         }
     }
 }
@@ -84,9 +86,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket)
-            .poll_close(context)
-            .map_err(broken)
+        let this = &mut *self;
+        let mut socket = Pin::new(&mut this.socket);
+        if !this.said_goodbye {
+            ready!(socket.as_mut().poll_ready(context)).map_err(broken)?;
+            socket
+                .as_mut()
+                .start_send(super::websocket::goodbye())
+                .map_err(broken)?;
+            this.said_goodbye = true;
+        }
+        ready!(socket.as_mut().poll_flush(context)).map_err(broken)?;
+        Pin::new(socket.get_mut().get_mut()).poll_shutdown(context)
     }
 }
 

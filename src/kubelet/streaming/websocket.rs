@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::{Channel, Out, Remote, Wire, parse_size, remote};
 
@@ -35,6 +36,14 @@ pub(super) fn config() -> WebSocketConfig {
         .max_frame_size(Some(MAX_MESSAGE))
 }
 
+/// The close message of an orderly end; clients take one without a code for an error.
+pub(super) fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    }))
+}
+
 /// Serves a remote command; the future carries messages until it is over.
 pub(crate) fn serve_websocket<T>(
     io: T,
@@ -47,22 +56,27 @@ where
     let (remote, wire) = remote();
     let run = async move {
         let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config())).await;
-        let (sink, stream) = socket.split();
+        let (mut sink, mut stream) = socket.split();
         let Wire {
             stdin,
             resize,
             output,
         } = wire;
         let format = Format { version, base64 };
-        let mut reader = std::pin::pin!(read(stream, format, stdin, resize));
-        let mut writer = std::pin::pin!(write(sink, format, output));
-        tokio::select! {
-            // The client is gone: whatever else there is to say is lost.
-            () = &mut reader => {}
-            () = &mut writer => {
-                // Everything is said; wait for the client's answer to the close.
-                let _ = tokio::time::timeout(GOODBYE, reader).await;
+        {
+            let mut reader = std::pin::pin!(read(&mut stream, format, stdin, resize));
+            let writer = std::pin::pin!(write(&mut sink, format, output));
+            tokio::select! {
+                // The client is gone: whatever else there is to say is lost.
+                () = &mut reader => {}
+                () = writer => {
+                    // Everything is said; wait for the client's answer to the close.
+                    let _ = tokio::time::timeout(GOODBYE, reader).await;
+                }
             }
+        }
+        if let Ok(socket) = sink.reunite(stream) {
+            socket.into_inner().shutdown().await.ok();
         }
     };
     (remote, run)
@@ -107,7 +121,7 @@ impl Format {
 }
 
 async fn read<T: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: SplitStream<WebSocketStream<T>>,
+    stream: &mut SplitStream<WebSocketStream<T>>,
     format: Format,
     stdin: mpsc::Sender<Bytes>,
     resize: mpsc::Sender<cri::TerminalSize>,
@@ -136,7 +150,7 @@ async fn read<T: AsyncRead + AsyncWrite + Unpin>(
 }
 
 async fn write<T: AsyncRead + AsyncWrite + Unpin>(
-    mut sink: SplitSink<WebSocketStream<T>, Message>,
+    sink: &mut SplitSink<WebSocketStream<T>, Message>,
     format: Format,
     mut output: mpsc::Receiver<Out>,
 ) {
@@ -159,7 +173,7 @@ async fn write<T: AsyncRead + AsyncWrite + Unpin>(
             return;
         }
     }
-    sink.close().await.ok();
+    sink.send(goodbye()).await.ok();
 }
 
 #[cfg(test)]
@@ -216,7 +230,7 @@ mod tests {
             let last = client.next().await.unwrap().unwrap().into_data();
             assert_eq!(last[0], ERROR);
             assert!(String::from_utf8_lossy(&last[1..]).contains("\"NonZeroExitCode\""));
-            assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
+            assert_eq!(client.next().await.unwrap().unwrap(), goodbye());
             while client.next().await.is_some() {}
         };
         tokio::join!(serve, drive, run);

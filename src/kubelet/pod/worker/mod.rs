@@ -67,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) puller: Puller,
     pub(crate) reporter: Reporter,
     pub(crate) memory_capacity: u64,
+    pub(crate) least_oom_score: i32,
     pub(crate) allocatable: RwLock<Arc<ResourceList>>,
 }
 
