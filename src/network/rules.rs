@@ -12,7 +12,8 @@ use linux::nftables::{
 use crate::state::Attachment;
 
 /// Name of the table, in the `ip` and in the `ip6` family.
-pub(crate) const TABLE: &str = "karve-network";
+const TABLE: &str = "karve-network";
+pub(crate) const TABLES: [(Family, &str); 2] = [(Family::Ip, TABLE), (Family::Ip6, TABLE)];
 
 /// The node's ends of all veth pairs.
 const PODS: &str = "vethk*";

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base::Shutdown;
 use cri::{
     ErrorKind, PodNetwork, PodNetworkRequest, PodNetworkStatus, PodSandboxId, PortMapping, Protocol,
 };
 use ipnet::IpNet;
 use linux::conntrack::{Conntrack, Flow};
-use linux::nftables::{Family, Owner};
+use linux::nftables::{Owner, Removals};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -123,6 +124,31 @@ impl Network {
         }
     }
 
+    /// Puts the rules back whenever somebody else removes them (firewalls that
+    /// are reloaded with `flush ruleset`), until told to stop.
+    pub async fn run(&self, stop: Shutdown) {
+        let listening = Removals::of(&self.shared.inner.lock().rules, &rules::TABLES);
+        let mut removals = match listening {
+            Ok(removals) => removals,
+            Err(error) => {
+                tracing::warn!(error = %base::Chain(&error), "rules that others remove stay away");
+                return;
+            }
+        };
+        while let Some(Ok(())) = stop.guard(removals.next()).await {
+            tracing::warn!("the rules of the pod network were removed, putting them back");
+            let shared = self.shared.clone();
+            let put_back = blocking(move || {
+                let mut inner = shared.inner.lock();
+                inner.rules.forget();
+                inner.sync_rules(&shared.config)
+            });
+            if let Err(error) = put_back.await {
+                tracing::error!(error = %base::Chain(&error), "putting the rules back");
+            }
+        }
+    }
+
     /// Removes all interfaces, routes, rules and state: the node looks as
     /// if Karve had never run. For uninstalling, and for a clean stop after
     /// every pod has gone.
@@ -205,9 +231,7 @@ impl Shared {
             plumbing::detach(attachment)?;
         }
         plumbing::remove(&self.config.interface, &inner.state.pod_cidrs)?;
-        inner
-            .rules
-            .remove(&[(Family::Ip, rules::TABLE), (Family::Ip6, rules::TABLE)])?;
+        inner.rules.remove(&rules::TABLES)?;
         inner.state = State::default();
         inner.pools.clear();
         self.file.remove()

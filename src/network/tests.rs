@@ -298,6 +298,31 @@ fn leaves_the_cluster_masqueraded_and_answers_on_host_ports() {
         std::io::ErrorKind::TimedOut
     );
 
+    // Somebody reloads a firewall that begins with `flush ruleset`.
+    sandbox.on_node(|| async {
+        let network = Network::new(config.clone()).unwrap();
+        let stop = Shutdown::new();
+        let flush = async {
+            let mut stranger = Owner::open().unwrap();
+            tokio::task::yield_now().await;
+            stranger.remove(&rules::TABLES).unwrap();
+            let back = async {
+                while linux::nftables::tables(linux::nftables::Family::Ip)
+                    .unwrap()
+                    .is_empty()
+                {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(5), back)
+                .await
+                .unwrap();
+            stop.trigger();
+        };
+        tokio::join!(network.run(stop.clone()), flush);
+    });
+    assert_eq!(ask(&outside, "192.0.2.1:8081").unwrap(), "192.0.2.9");
+
     sandbox.on_node(|| async {
         let network = Network::new(config.clone()).unwrap();
         network
@@ -311,7 +336,11 @@ fn leaves_the_cluster_masqueraded_and_answers_on_host_ports() {
     );
     sandbox.on_node(|| async {
         Network::new(config.clone()).unwrap().remove().unwrap();
-        assert!(linux::nftables::tables(Family::Ip).unwrap().is_empty());
+        assert!(
+            linux::nftables::tables(linux::nftables::Family::Ip)
+                .unwrap()
+                .is_empty()
+        );
     });
 }
 

@@ -8,13 +8,14 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use linux::netlink;
-use linux::nftables::{Family, Owner};
+use linux::nftables::{Family, Owner, Removals};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::flows::{Frontends, forget_stale};
 use crate::render::{Ruleset, State, TABLE, render};
 
+const TABLES: [(Family, &str); 2] = [(Family::Ip, TABLE), (Family::Ip6, TABLE)];
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// How this node proxies.
@@ -109,6 +110,7 @@ impl Proxy {
         if stop.guard(started).await.is_none() {
             return;
         }
+        let mut removals = self.removals();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         let mut due: Option<Instant> = Some(Instant::now());
         let mut earliest = Instant::now();
@@ -136,6 +138,13 @@ impl Proxy {
                     earliest = Instant::now() + self.config.min_interval;
                     continue;
                 }
+                () = removed(&mut removals) => {
+                    tracing::warn!("the rules of Services were removed, putting them back");
+                    if let Some(kernel) = &mut self.kernel {
+                        kernel.owner.forget();
+                    }
+                    false
+                }
                 change = services.next() => change.is_none(),
                 change = slices.next() => change.is_none(),
                 change = nodes.next() => match change {
@@ -149,6 +158,20 @@ impl Proxy {
                 return;
             }
             due = due.or(Some(earliest.max(Instant::now())));
+        }
+    }
+
+    fn removals(&self) -> Option<Removals> {
+        let owner = &self.kernel.as_ref()?.owner;
+        match Removals::of(owner, &TABLES) {
+            Ok(removals) => Some(removals),
+            Err(error) => {
+                tracing::warn!(
+                    error = %base::Chain(&error),
+                    "rules that others remove are put back with the next change only"
+                );
+                None
+            }
         }
     }
 
@@ -180,6 +203,20 @@ impl Proxy {
     }
 }
 
+/// Completes when somebody else removed the rules.
+async fn removed(removals: &mut Option<Removals>) {
+    if let Some(listener) = removals {
+        match listener.next().await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, "listening for changes of nftables");
+                *removals = None;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
 fn zone(node: &Node) -> Option<&str> {
     node.metadata.labels.as_ref()?.get(ZONE).map(String::as_str)
 }
@@ -187,7 +224,5 @@ fn zone(node: &Node) -> Option<&str> {
 /// Removes all rules of Services, for uninstalling.
 pub fn remove() -> Result<(), Error> {
     let mut owner = Owner::open().map_err(Error::Nftables)?;
-    owner
-        .remove(&[(Family::Ip, TABLE), (Family::Ip6, TABLE)])
-        .map_err(Error::Nftables)
+    owner.remove(&TABLES).map_err(Error::Nftables)
 }

@@ -521,6 +521,9 @@ fn follows_the_api_and_stays_when_it_ends() {
             ask("10.43.0.10:80", Err(ErrorKind::ConnectionRefused)).await;
             publish(&[A]);
             ask("10.43.0.10:80", Ok("a 10.42.0.4")).await;
+            // Somebody reloads a firewall that begins with `flush ruleset`.
+            crate::remove().unwrap();
+            ask("10.43.0.10:80", Ok("a 10.42.0.4")).await;
             let outcome = tasks.stop(Duration::from_secs(3)).await;
             assert!(outcome.aborted.is_empty(), "{outcome:?}");
         });

@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    recv, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -188,6 +188,13 @@ impl Socket {
         self.sequence
     }
 
+    /// The port the kernel gave this socket.
+    pub(crate) fn port(&self) -> Result<u32, Error> {
+        getsockname::<NetlinkAddr>(self.fd.as_raw_fd())
+            .map(|address| address.pid())
+            .map_err(|errno| Error::new("reading the port of a netlink socket", errno))
+    }
+
     /// Goes on counting from `next`, after a batch that numbered itself.
     pub(crate) fn skip_sequences(&mut self, next: u32) {
         self.sequence = next;
@@ -301,8 +308,26 @@ fn extended_errors(fd: &OwnedFd) {
     }
 }
 
+/// A message the kernel sent on its own.
+pub(crate) struct Notification<'a> {
+    pub(crate) kind: u16,
+    /// Port of the socket that caused it.
+    pub(crate) port: u32,
+    pub(crate) body: &'a [u8],
+}
+
+/// The notifications of a datagram.
+pub(crate) fn notifications(datagram: &[u8]) -> impl Iterator<Item = Notification<'_>> {
+    Messages(datagram).map(|message| Notification {
+        kind: message.kind,
+        port: message.port,
+        body: message.body,
+    })
+}
+
 struct Message<'a> {
     kind: u16,
+    port: u32,
     flags: u16,
     sequence: u32,
     body: &'a [u8],
@@ -356,11 +381,13 @@ impl<'a> Iterator for Messages<'a> {
         let length = u32::from_ne_bytes(word(0)?) as usize;
         let [kind_low, kind_high, flags_low, flags_high] = word(4)?;
         let sequence = u32::from_ne_bytes(word(8)?);
+        let port = u32::from_ne_bytes(word(12)?);
         let body = self.0.get(HEADER..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Message {
             kind: u16::from_ne_bytes([kind_low, kind_high]),
             flags: u16::from_ne_bytes([flags_low, flags_high]),
+            port,
             sequence,
             body,
         })

@@ -12,7 +12,8 @@
 //! - `table`: tables, chains, sets and elements as data;
 //! - `plan`: from one table to another, as ordered changes (pure);
 //! - `encode`: changes as netlink messages (pure);
-//! - `owner`: transactions.
+//! - `owner`: transactions;
+//! - `removals`: noticing that somebody else removed a table.
 //!
 //! Rules are kept to what `nft list ruleset` can print: users look at them.
 //! (It gives up on registers that a map filled and another lookup reads.)
@@ -26,6 +27,7 @@ mod encode;
 mod expression;
 mod owner;
 mod plan;
+mod removals;
 mod table;
 
 pub use expression::{
@@ -34,6 +36,7 @@ pub use expression::{
 };
 pub use owner::{Owner, tables};
 pub use plan::{Change, plan};
+pub use removals::Removals;
 pub use table::{
     Base, Chain, ChainKind, Concat, Family, FieldType, Hook, Rule, Set, SetData, Table, Value,
     Verdict, priority,

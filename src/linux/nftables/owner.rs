@@ -73,6 +73,17 @@ impl Owner {
         outcome.map(|()| true)
     }
 
+    /// Forgets what was sent: the next [`sync`](Self::sync) replaces every table
+    /// as a whole.
+    pub fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    /// The netlink port of its transactions, which names it in notifications.
+    pub(super) fn port(&self) -> Result<u32, Error> {
+        self.socket.port()
+    }
+
     /// Removes tables, in one transaction. Succeeds if they do not exist.
     pub fn remove(&mut self, tables: &[(Family, &str)]) -> Result<(), Error> {
         let tables: Vec<Table> = tables

@@ -107,20 +107,8 @@ fn difference(from: &Table, to: &Table, changes: &mut Vec<Change>) {
             changes.push(Change::DeleteElements(name.clone(), some.to_vec()));
         }
     }
-    for (name, set) in to.sets.iter().filter(|(_, set)| !set.dynamic) {
-        let known = from.sets.get(name);
-        let fresh: Vec<(Vec<u8>, Option<Value>)> = set
-            .elements
-            .iter()
-            .filter(|(key, value)| {
-                known.is_none_or(|known| known.elements.get(*key) != Some(value))
-            })
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        for some in fresh.chunks(ELEMENTS_AT_ONCE) {
-            changes.push(Change::AddElements(name.clone(), some.to_vec()));
-        }
-    }
+    // Rules before elements: for each rule that refers to a map the kernel
+    // walks the map's elements.
     for (name, chain) in &to.chains {
         let same = from
             .chains
@@ -133,6 +121,20 @@ fn difference(from: &Table, to: &Table, changes: &mut Vec<Change>) {
                     .iter()
                     .map(|rule| Change::AddRule(name.clone(), rule.clone())),
             );
+        }
+    }
+    for (name, set) in to.sets.iter().filter(|(_, set)| !set.dynamic) {
+        let known = from.sets.get(name);
+        let fresh: Vec<(Vec<u8>, Option<Value>)> = set
+            .elements
+            .iter()
+            .filter(|(key, value)| {
+                known.is_none_or(|known| known.elements.get(*key) != Some(value))
+            })
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        for some in fresh.chunks(ELEMENTS_AT_ONCE) {
+            changes.push(Change::AddElements(name.clone(), some.to_vec()));
         }
     }
     for name in from
