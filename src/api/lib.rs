@@ -19,6 +19,7 @@ pub mod kinds;
 pub mod managed;
 pub mod meta;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod proto;
 pub mod quantity;

@@ -6,7 +6,7 @@ use crate::schema::{self, OwnedType, Schema, TypeRef};
 use crate::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 
 /// The table, written by `scripts/gen-schema`.
-static TABLE: &str = include_str!("schema/builtin.txt");
+pub(crate) static TABLE: &str = include_str!("schema/builtin.txt");
 
 /// Every built-in type and resource.
 #[derive(Debug)]

@@ -11,10 +11,10 @@ use apiserver::access::MASTERS;
 use base::Supervisor;
 use client::Informers;
 use cri::{ContainerRuntime, ImageService, PodNetwork};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Taint;
 use pki::{Leaf, Pki, Usage};
 
+use crate::args::Part;
 use crate::control;
 use crate::node_auth::ClusterAuth;
 use crate::server::{Settings, agent_folder, in_process};
@@ -25,9 +25,6 @@ const REGISTRIES: &str = "/etc/karve/registries.yaml";
 const RUN: &str = "/run/karve";
 /// Everything runs beneath this cgroup.
 const CGROUP: &str = "/karve";
-/// Prefix length of a node's own pods, out of the cluster's.
-const NODE_PREFIX_V4: u8 = 24;
-const NODE_PREFIX_V6: u8 = 64;
 
 /// What the node shows to others.
 pub(crate) struct Certificates {
@@ -79,7 +76,8 @@ pub(crate) async fn start(
     });
 
     let network = network::Network::new(network::Config {
-        pod_cidrs: vec![node_pods(args.cluster_cidr)],
+        // The node object says which, once node IPAM has decided.
+        pod_cidrs: Vec::new(),
         cluster_cidrs: vec![args.cluster_cidr],
         service_cidrs: vec![args.service_cidr],
         interface: "karve0".into(),
@@ -101,6 +99,10 @@ pub(crate) async fn start(
         tasks.spawn("service proxy", |stop| proxy.run(stop));
     }
 
+    if !args.disable.contains(&Part::Dns) {
+        start_dns(settings, network.clone(), informers, tasks);
+    }
+
     let user = format!("system:node:{}", settings.node_name);
     // The node shares the server's process, so it has the server's rights.
     let client = in_process(server, &user, &["system:nodes", MASTERS]);
@@ -108,6 +110,14 @@ pub(crate) async fn start(
         kubelet::Config::new(&settings.node_name, settings.node_ip, agent.join("kubelet"));
     config.cluster_dns = vec![settings.cluster_dns];
     config.cluster_domain = args.cluster_domain.clone();
+    let plumbing = network.clone();
+    config.on_pod_cidrs = Some(Arc::new(move |cidrs: Vec<String>| {
+        // The API server lets nothing else than networks into the node object.
+        let cidrs: Vec<_> = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
+        if let Err(error) = plumbing.set_pod_cidrs(&cidrs) {
+            tracing::error!(error = %base::Chain(&error), "the pod network cannot be set up");
+        }
+    }));
     config.labels = args.node_label.iter().cloned().collect::<BTreeMap<_, _>>();
     config.taints = args
         .node_taint
@@ -136,18 +146,35 @@ pub(crate) async fn start(
     Ok(())
 }
 
-/// The first node's share of the cluster's pod addresses.
-fn node_pods(cluster: IpNet) -> IpNet {
-    match cluster {
-        IpNet::V4(net) => {
-            let prefix = net.prefix_len().max(NODE_PREFIX_V4);
-            Ipv4Net::new(net.network(), prefix).map_or(cluster, IpNet::V4)
+/// Serves cluster DNS at the node's own addresses in the pod network, as soon
+/// as it has any.
+fn start_dns(
+    settings: &Settings,
+    network: Arc<network::Network>,
+    informers: &Informers,
+    tasks: &Arc<Supervisor>,
+) {
+    let informers = informers.clone();
+    let cluster_domain = settings.args.cluster_domain.clone();
+    let own = vec![settings.cluster_dns];
+    tasks.spawn("cluster dns", move |stop| async move {
+        let Some(gateways) = stop.guard(network.ready()).await else { return };
+        let mut sockets = Vec::new();
+        for address in gateways {
+            match dns::Sockets::bind((address, 53).into()).await {
+                Ok(bound) => sockets.push(bound),
+                Err(error) => {
+                    tracing::error!(%address, error = %base::Chain(&error), "cluster DNS cannot listen");
+                }
+            }
         }
-        IpNet::V6(net) => {
-            let prefix = net.prefix_len().max(NODE_PREFIX_V6);
-            Ipv6Net::new(net.network(), prefix).map_or(cluster, IpNet::V6)
+        let upstreams = dns::Upstreams::file(Path::new("/etc/resolv.conf"), own);
+        let config = dns::Config { sockets, cluster_domain, upstreams };
+        match dns::Dns::new(config, &informers) {
+            Ok(dns) => dns.run(stop).await,
+            Err(error) => tracing::error!(error = %base::Chain(&error), "cluster DNS cannot start"),
         }
-    }
+    });
 }
 
 fn registries(path: &Path) -> Result<containers::registries::Registries> {
@@ -189,21 +216,4 @@ fn import_folder(folder: &Path, images: Arc<dyn ImageService>, tasks: &Superviso
             }
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_gets_a_share_of_the_cluster() {
-        for (cluster, node) in [
-            ("10.42.0.0/16", "10.42.0.0/24"),
-            ("10.42.3.0/26", "10.42.3.0/26"),
-            ("fd00::/56", "fd00::/64"),
-        ] {
-            let cluster: IpNet = cluster.parse().expect("a network");
-            assert_eq!(node_pods(cluster).to_string(), node);
-        }
-    }
 }

@@ -18,7 +18,7 @@ use client::{Client, Informers};
 use pki::{Leaf, Pki, ServerNames};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Server;
+use crate::args::{Part, Server};
 use crate::{check, logging, node, sockets};
 
 /// How long tasks may take to end.
@@ -198,9 +198,14 @@ async fn serve(settings: Settings) -> Result<()> {
                     )
                 }),
                 root_ca: server_ca,
+                cluster_cidrs: vec![args.cluster_cidr],
                 terminated_pod_threshold: 12_500,
             },
         );
+    }
+    if !args.disable.contains(&Part::Dns) && !args.disable_controller_manager {
+        let config = dns::PublishConfig { cluster_dns: vec![settings.cluster_dns] };
+        dns::publish(config, &informers, tasks.clone());
     }
     if !args.disable_scheduler {
         scheduler::register(

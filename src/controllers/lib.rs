@@ -11,6 +11,7 @@
 mod cluster_role;
 mod context;
 mod count;
+mod daemonset;
 mod deployment;
 mod discover;
 mod endpoints;
@@ -21,7 +22,8 @@ mod hash;
 mod history;
 mod job;
 mod namespace;
-mod node_lifecycle;
+mod node;
+mod node_ipam;
 mod owner;
 mod pod_gc;
 mod pods;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 
 use base::Supervisor;
 use client::{Client, EventRecorder, Informers};
+use ipnet::IpNet;
 
 use context::Context;
 
@@ -48,6 +51,9 @@ pub struct Config {
     pub clients: Clients,
     /// The cluster's CA certificate as PEM, published in every namespace.
     pub root_ca: String,
+    /// Pod addresses of the cluster, one range a family; without any, nodes
+    /// get no share from here.
+    pub cluster_cidrs: Vec<IpNet>,
     /// How many ended pods are kept; 0 keeps all.
     pub terminated_pod_threshold: usize,
 }
@@ -58,6 +64,7 @@ impl Config {
         Self {
             clients,
             root_ca,
+            cluster_cidrs: Vec::new(),
             terminated_pod_threshold: 12_500,
         }
     }
@@ -80,10 +87,12 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     replicaset::register_replica_sets(&context);
     replicaset::register_replication_controllers(&context);
     garbage::register(&context);
-    node_lifecycle::register(&context);
+    node_ipam::register(&context);
     pod_gc::register(&context);
     job::register(&context);
+    daemonset::register(&context);
     statefulset::register(&context);
+    node::register(&context);
     ttl_after_finished::register(&context);
     cluster_role::register(&context);
 }

@@ -3,6 +3,7 @@
 pub mod beneath;
 pub mod cgroup;
 pub mod conntrack;
+pub mod devices;
 pub mod fds;
 pub mod mounts;
 pub mod namespaces;

@@ -90,12 +90,10 @@ fn meta<'a>(within: Option<StructRef<'a>>, name: &str) -> Meta<'a> {
         Shape::List(element) => element,
         _ => field.ty(),
     };
-    let strategies = field.patch_strategy().split(',');
+    let mut strategies = field.patch_strategy().split(',');
     Meta {
         inner: ty.as_struct(),
-        strategy: strategies
-            .filter(|it| *it != "retainKeys")
-            .last()
+        strategy: strategies.rfind(|it| *it != "retainKeys")
             .unwrap_or_default(),
         key: field.patch_merge_key(),
     }

@@ -150,6 +150,7 @@ impl SchemaBuilder {
             atomic: options.atomic,
             preserve_unknown: options.preserve_unknown,
             embedded_resource: options.embedded_resource,
+            inline: !options.is_kind,
             ..Struct::default()
         };
         self.push(name.into(), Body::Struct(Box::new(body)))

@@ -213,6 +213,7 @@ struct Struct {
     atomic: bool,
     preserve_unknown: bool,
     embedded_resource: bool,
+    inline: bool,
 }
 
 /// The fields of a struct, with the structs that it embeds.
@@ -319,6 +320,21 @@ impl Schema {
     pub(crate) fn has_group_version(&self, group: &str, version: &str) -> bool {
         let same = |it: &Package| it.group.as_deref() == Some(group) && it.version == version;
         self.packages.iter().any(same)
+    }
+
+    /// Every group and version that objects can be of, sorted.
+    pub(crate) fn group_versions(&self) -> Vec<(String, String)> {
+        let known = |it: &Package| Some((it.group.as_deref()?.to_owned(), it.version.to_string()));
+        let own = ["apidiscovery.k8s.io", "meta.k8s.io"];
+        let objects = |(group, _): &(String, String)| !own.contains(&group.as_str());
+        let mut all: Vec<_> = self
+            .packages
+            .iter()
+            .filter_map(known)
+            .filter(objects)
+            .collect();
+        all.sort();
+        all
     }
 
     fn find(&self, package: usize, name: &str) -> Option<u32> {
@@ -553,6 +569,11 @@ impl<'a> StructRef<'a> {
     /// Whether it is an object with `apiVersion`, `kind` and `metadata` inside another.
     pub fn is_embedded_resource(self) -> bool {
         self.body().embedded_resource
+    }
+
+    /// Whether OpenAPI shows it in the place where it is used, not by reference.
+    pub fn is_inline(self) -> bool {
+        self.body().inline
     }
 
     /// The value of an attribute of the struct's line, such as `u=`.

@@ -74,6 +74,11 @@ impl Codec {
     fn with_version(&self, rest: &[u8], revision: u64) -> Bytes {
         let mut out = BytesMut::with_capacity(self.prefix.len() + rest.len() + 44);
         out.put_slice(&self.prefix);
+        if revision == 0 {
+            // An object that a dry run would have created has no version.
+            out.put_slice(rest);
+            return out.freeze();
+        }
         out.put_slice(VERSION_FIELD);
         let mut digits = [0u8; 20];
         let mut at = digits.len();
@@ -98,6 +103,9 @@ impl Codec {
 
     /// What follows the resource version in the sent form.
     fn rest<'a>(&self, sent: &'a [u8]) -> &'a [u8] {
+        if !sent[self.prefix.len()..].starts_with(VERSION_FIELD) {
+            return &sent[self.prefix.len()..];
+        }
         let start = self.prefix.len() + VERSION_FIELD.len();
         let digits = sent[start..]
             .iter()

@@ -138,6 +138,24 @@ impl Engine {
         *new = self.to_storage(resource, &call.version, object);
     }
 
+    /// Records who wrote the fields of an object that is answered, not stored.
+    pub(crate) fn manage_answered(&self, call: &Call, gvk: &GroupVersionKind, object: &mut Value) {
+        let Some(ty) = self.scheme.type_of(gvk) else {
+            return;
+        };
+        let now = crate::registry::now();
+        let write = managed::Write {
+            api_version: &gvk.group_version().to_string(),
+            manager: &call.manager,
+            subresource: &call.subresource,
+            now: &now,
+            reset: &[],
+        };
+        managed::update(&Node::from(ty), None, object, &write, &|object, version| {
+            self.in_version(gvk, object, version)
+        });
+    }
+
     pub(crate) fn write<'a>(
         &self,
         call: &'a Call,

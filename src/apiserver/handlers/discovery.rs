@@ -26,6 +26,11 @@ pub(crate) fn groups(context: &Context<'_>) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
+/// Whether any version of a group is served.
+pub(crate) fn knows(context: &Context<'_>, group: &str) -> bool {
+    groups(context).iter().any(|(name, _)| name == group)
+}
+
 fn is_served(scheme: &Scheme, group: &str, version: &str) -> bool {
     scheme.resources().iter().any(|resource| {
         resource.served_by_default && resource.gvk.group == group && resource.gvk.version == version
@@ -195,7 +200,21 @@ fn aggregated(context: &Context<'_>, core: bool) -> Option<Response> {
 }
 
 fn discovery_resources(scheme: &Scheme, group: &str, version: &str) -> Vec<Value> {
-    let kind = |gvk: &api::GroupVersionKind| json!({ "group": gvk.group, "version": gvk.version, "kind": gvk.kind });
+    // Group and version are named only where they are not the resource's own.
+    let kind = |gvk: &api::GroupVersionKind, foreign: bool| {
+        let name = |text: &str| {
+            if foreign {
+                text.to_owned()
+            } else {
+                String::new()
+            }
+        };
+        json!({
+            "group": name(&gvk.group),
+            "version": name(&gvk.version),
+            "kind": gvk.kind,
+        })
+    };
     scheme
         .resources()
         .iter()
@@ -207,7 +226,7 @@ fn discovery_resources(scheme: &Scheme, group: &str, version: &str) -> Vec<Value
         .map(|resource| {
             let mut value = json!({
                 "resource": resource.plural,
-                "responseKind": kind(&resource.gvk),
+                "responseKind": kind(&resource.gvk, false),
                 "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
                 "singularResource": resource.singular,
                 "verbs": resource.verbs.iter().collect::<Vec<_>>(),
@@ -225,7 +244,7 @@ fn discovery_resources(scheme: &Scheme, group: &str, version: &str) -> Vec<Value
                     .map(|subresource| {
                         json!({
                             "subresource": subresource.name,
-                            "responseKind": kind(&subresource.gvk),
+                            "responseKind": kind(&subresource.gvk, subresource.foreign),
                             "verbs": subresource.verbs.iter().collect::<Vec<_>>(),
                         })
                     })

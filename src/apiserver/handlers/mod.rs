@@ -3,6 +3,7 @@
 pub(crate) mod body;
 mod delete;
 mod discovery;
+mod openapi;
 pub(crate) mod output;
 mod paths;
 mod read;

@@ -6,7 +6,7 @@ use api::{Reason, Status};
 use http::Method;
 use serde_json::json;
 
-use super::{Context, discovery};
+use super::{Context, discovery, openapi};
 use crate::http::{Output, Response, accept, json_value, not_found_page, object, text};
 
 /// Serves such a path.
@@ -51,6 +51,9 @@ pub(crate) async fn handle(context: &Context<'_>) -> Result<Response, Status> {
         {
             return Ok(health(context, &probe[1..], rest.trim_start_matches('/')).await);
         }
+    }
+    if trimmed.starts_with("/openapi/") {
+        return openapi::handle(context, trimmed).await;
     }
     discovery::handle(context, trimmed)
 }

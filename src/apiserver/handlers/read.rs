@@ -49,10 +49,17 @@ pub(super) fn version(context: &Context<'_>) -> Result<Option<u64>, Status> {
         return Ok(None);
     };
     text.parse().map(Some).map_err(|_| {
-        Status::new(
-            Reason::BadRequest,
-            format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
-        )
+        let error = format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+             invalid syntax"
+        );
+        match context.info.verb {
+            "watch" => Status {
+                code: 500,
+                ..Status::new(Reason::Unknown, error)
+            },
+            _ => Status::bad_request(format!("invalid resource version: {error}")),
+        }
     })
 }
 
@@ -129,7 +136,13 @@ pub(super) fn filter(context: &Context<'_>, view: &View) -> Result<Filter, Statu
     let text = |name| context.query.get(name).unwrap_or_default().into_owned();
     let labels = LabelSelector::parse(&text("labelSelector")).map_err(Status::bad_request)?;
     let fields = FieldSelector::parse(&text("fieldSelector")).map_err(Status::bad_request)?;
-    let known = view.resource.rules.selectable_fields(&json!({}));
+    let resource = &view.resource;
+    let known = if resource.is("apps", "replicasets") {
+        // It has fields of its own, but no version of it lets clients name them.
+        Vec::new()
+    } else {
+        resource.rules.selectable_fields(&json!({}))
+    };
     for term in fields.terms() {
         let field = term.field.as_str();
         if matches!(field, "metadata.name" | "metadata.namespace")
@@ -137,13 +150,16 @@ pub(super) fn filter(context: &Context<'_>, view: &View) -> Result<Filter, Statu
         {
             continue;
         }
-        return Err(Status::bad_request(if known.is_empty() {
-            format!(
+        return Err(Status::bad_request(match &*resource.kind.kind {
+            "Job" => format!("field label {field:?} not supported for Job"),
+            "ResourceSlice" => format!(
+                "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {field}"
+            ),
+            _ if known.is_empty() => format!(
                 "{field:?} is not a known field selector: only \"metadata.name\", \
                  \"metadata.namespace\""
-            )
-        } else {
-            format!("field label not supported: {field}")
+            ),
+            _ => format!("field label not supported: {field}"),
         }));
     }
     let info = context.info;

@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::json;
 
 use super::output::View;
-use super::{Context, delete, read, write};
+use super::{Context, delete, not_found, read, write};
 use crate::http::{RequestBody, Response, Shape, accept, not_found_page};
 use crate::subresources::Special;
 
@@ -17,7 +17,11 @@ pub(crate) async fn handle(context: &Context<'_>, body: RequestBody) -> Result<R
         .engine
         .served(&info.group, &info.version, &info.resource)
     else {
-        return Ok(not_found_page());
+        return if super::discovery::knows(context, &info.group) {
+            Err(not_found())
+        } else {
+            Ok(not_found_page())
+        };
     };
     if verbs.namespaced && info.namespace.is_empty() {
         // Across namespaces one can only look.
@@ -31,7 +35,7 @@ pub(crate) async fn handle(context: &Context<'_>, body: RequestBody) -> Result<R
         return Ok(not_found_page());
     }
     if !info.subresource.is_empty() && !verbs.has_subresource(&info.subresource) {
-        return Ok(not_found_page());
+        return Err(not_found());
     }
     if let Some(special) = Special::of(context, &verbs) {
         return special.run(context, registry, body, &verbs).await;
@@ -39,8 +43,7 @@ pub(crate) async fn handle(context: &Context<'_>, body: RequestBody) -> Result<R
     let Some(resource) = registry.resource(&info.group, &info.resource) else {
         return Ok(not_found_page());
     };
-    let output =
-        accept(&context.parts.headers, context.query, true, true).map_err(|_| not_acceptable())?;
+    let output = accept(&context.parts.headers, context.query, true, true)?;
     let view = View::new(context, resource, output)?;
     let collection = info.name.is_empty() || field_named(context);
     let method = &context.parts.method;
@@ -79,17 +82,6 @@ pub(crate) fn method_not_allowed() -> Status {
     Status::new(
         Reason::MethodNotAllowed,
         "the server does not allow this method on the requested resource",
-    )
-    .with_details(json!({}))
-}
-
-/// 406 in the router's words.
-pub(crate) fn not_acceptable() -> Status {
-    Status::new(
-        Reason::NotAcceptable,
-        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, \
-         application/vnd.kubernetes.protobuf, application/json;stream=watch, \
-         application/vnd.kubernetes.protobuf;stream=watch",
     )
     .with_details(json!({}))
 }

@@ -15,7 +15,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::server::{ApiServer, Peer};
 
-/// How long a TLS handshake, or the header of a request, may take.
+/// How long a connection may be silent before the header of a request.
+const IDLE: Duration = Duration::from_secs(90);
+/// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long open requests may take to end after shutdown began.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -81,7 +83,7 @@ async fn connection(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE);
+        .header_read_timeout(IDLE);
     builder
         .http2()
         .timer(TokioTimer::new())

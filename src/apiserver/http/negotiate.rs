@@ -101,7 +101,21 @@ pub(crate) fn accept(
         output.meta_version = version;
         return Ok(output);
     }
-    Err(not_acceptable(&formats))
+    // The router turns away what no representation matches, the serializer
+    // what asks for a conversion that does not exist.
+    if ranges.iter().any(|range| range.format(&formats).is_some()) {
+        return Err(not_acceptable(&formats));
+    }
+    let list: Vec<&str> = formats.iter().map(|format| format.media_type()).collect();
+    Err(Status::new(
+        Reason::NotAcceptable,
+        format!(
+            "406: Not Acceptable\n\nAvailable representations: {}, \
+             application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
+            list.join(", ")
+        ),
+    )
+    .with_details(serde_json::json!({})))
 }
 
 fn not_acceptable(formats: &[Format]) -> Status {
@@ -260,8 +274,9 @@ mod tests {
         );
         assert_eq!(
             check("text/html").unwrap_err(),
-            "only the following media types are accepted: application/json, application/yaml, \
-             application/vnd.kubernetes.protobuf"
+            "406: Not Acceptable\n\nAvailable representations: application/json, \
+             application/yaml, application/vnd.kubernetes.protobuf, \
+             application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
         );
     }
 }

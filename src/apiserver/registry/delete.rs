@@ -52,7 +52,7 @@ impl DeleteOptions {
             errors.push(FieldError::not_supported(
                 &path,
                 policy.clone(),
-                &["Background", "Foreground", "Orphan", "nil"],
+                &["Foreground", "Background", "Orphan", "nil"],
             ));
         }
         errors.extend(
@@ -151,7 +151,10 @@ impl Registry {
         call.warn(chain.validate(&review, self).await?);
         let none = store::LeaseId::default();
         match plan(call, options, &old) {
-            Step::Pending => Ok(Ok(self.answer(call, entry.clone(), false))),
+            Step::Pending => match self.newer(call, key, entry).await? {
+                Some(latest) => Ok(Err(latest)),
+                None => Ok(Ok(self.answer(call, entry.clone(), false))),
+            },
             Step::Mark {
                 object,
                 then_delete,
@@ -165,6 +168,9 @@ impl Registry {
                     }));
                 }
                 let revision = if resource.codec.same(&entry.bytes, &stored) {
+                    if let Some(latest) = self.newer(call, key, entry).await? {
+                        return Ok(Err(latest));
+                    }
                     entry.revision
                 } else {
                     match self
@@ -267,7 +273,7 @@ impl Registry {
 fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value) -> Result<(), Status> {
     // Upstream names the kind here, not the resource.
     let named = GroupResource {
-        group: call.resource.kind.group.clone(),
+        group: call.resource.storage_group().to_owned(),
         resource: call.resource.kind.kind.clone(),
     };
     for (wanted, field, label, may) in [

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use api::{FieldError, GroupKind, Path, Reason, Status};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{RangeRequest, Revision};
@@ -18,6 +19,10 @@ const EXPIRED: &str = "The provided continue parameter is too old to display a c
     this response to retrieve the remainder of the results. Continuing with the provided token \
     results in an inconsistent list - objects that were created, modified, or deleted between the \
     time the first chunk was returned and now may show up in the list.";
+
+/// As Go reads it, which does not mind bits left over at the end.
+const TOKENS: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
+const LENIENT: GeneralPurposeConfig = NO_PAD.with_decode_allow_trailing_bits(true);
 
 /// `resourceVersionMatch`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,15 +68,34 @@ impl Token {
             rv: revision,
             start: format!("{last}\0"),
         };
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a token is JSON"))
+        TOKENS.encode(serde_json::to_vec(&token).expect("a token is JSON"))
     }
 
     fn decode(text: &str) -> Result<Self, Status> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid{why}"));
-        let bytes = URL_SAFE_NO_PAD
+        let bad = |why: &str| {
+            Status::bad_request(format!(
+                "invalid continue token: continue key is not valid{why}"
+            ))
+        };
+        let bytes = TOKENS
             .decode(text.trim_end_matches('='))
-            .map_err(|_| bad(": illegal base64 data"))?;
-        let token: Self = serde_json::from_slice(&bytes).map_err(|_| bad(""))?;
+            .map_err(|error| match error {
+                base64::DecodeError::InvalidByte(at, _) => {
+                    bad(&format!(": illegal base64 data at input byte {at}"))
+                }
+                _ => bad(&format!(
+                    ": illegal base64 data at input byte {}",
+                    text.len()
+                )),
+            })?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|_| match bytes.first() {
+            Some(b'{') => bad(": unexpected end of JSON input"),
+            Some(byte) => bad(&format!(
+                ": invalid character {} looking for beginning of value",
+                go_character(*byte)
+            )),
+            None => bad(": unexpected end of JSON input"),
+        })?;
         if token.v != "meta.k8s.io/v1" {
             return Err(bad(": server does not recognize this encoded version"));
         }
@@ -120,6 +144,16 @@ impl ListOptions {
         } else {
             Err(Status::invalid(&list_options_kind(), "", &errors))
         }
+    }
+}
+
+/// A byte as Go's JSON decoder quotes it.
+fn go_character(byte: u8) -> String {
+    match byte {
+        b'\'' => r"'\''".to_owned(),
+        b'"' => "'\"'".to_owned(),
+        0x20..=0x7e => format!("'{}'", char::from(byte)),
+        _ => format!("'\\x{byte:02x}'"),
     }
 }
 
@@ -322,7 +356,7 @@ mod tests {
         for bad in [
             "?",
             "e30",
-            &URL_SAFE_NO_PAD.encode(r#"{"v":"x","rv":1,"start":"a"}"#),
+            &TOKENS.encode(r#"{"v":"x","rv":1,"start":"a"}"#),
         ] {
             assert_eq!(Token::decode(bad).err().unwrap().code, 400, "{bad}");
         }

@@ -49,7 +49,7 @@ impl Resource {
                 storage.version.clone()
             } else {
                 // Stored as another group's: every version is converted.
-                storage.to_string()
+                format!("{}/{}", storage.group, storage.version)
             },
             is_builtin: true,
             group_resource,
@@ -73,6 +73,14 @@ impl Resource {
 
     pub(crate) fn gvk(&self, version: &str) -> GroupVersionKind {
         GroupVersionKind::new(&*self.kind.group, version, &*self.kind.kind)
+    }
+
+    /// Group its objects are stored as.
+    pub(crate) fn storage_group(&self) -> &str {
+        self.codec
+            .api_version()
+            .split_once('/')
+            .map_or("", |(group, _)| group)
     }
 
     pub(crate) fn not_found(&self, name: &str) -> Status {

@@ -194,7 +194,11 @@ impl Registry {
     ) -> Result<Attempt, Status> {
         let resource = &call.resource;
         if resource.codec.same(&current.bytes, &stored) {
-            return Ok(done(current.clone()));
+            // Nothing to write, provided that this is the latest version.
+            return Ok(match self.newer(call, key, current).await? {
+                Some(latest) => Attempt::Retry(latest),
+                None => done(current.clone()),
+            });
         }
         if call.dry_run {
             return Ok(done(self.unstored(call, key, &stored, current.revision)?));
@@ -207,6 +211,18 @@ impl Registry {
             Commit::Done(revision) => Ok(done(self.unstored(call, key, &stored, revision)?)),
             Commit::Conflict(latest) => Ok(Attempt::Retry(latest)),
         }
+    }
+
+    /// What the store has now, if that is not `known` any more.
+    pub(super) async fn newer(
+        &self,
+        call: &Call,
+        key: &str,
+        known: &Entry,
+    ) -> Result<Option<Option<Arc<Entry>>>, Status> {
+        let latest = self.fetch(&call.resource, key).await?;
+        let same = latest.as_ref().map(|entry| entry.revision) == Some(known.revision);
+        Ok((!same).then_some(latest))
     }
 
     async fn create_by_update(&self, call: &Call, change: &dyn Change) -> Result<Attempt, Status> {

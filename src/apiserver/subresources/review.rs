@@ -22,7 +22,8 @@ pub(super) async fn review(
     // Any stored resource: nothing is stored, but a call has one.
     let resource = registry.resource("", "namespaces").ok_or_else(not_found)?;
     let (call, _) = super::call(context, resource, "CreateOptions")?;
-    let review = decode(context, &call, body, gvk).await?;
+    let mut review = decode(context, &call, body, gvk).await?;
+    registry.engine.manage_answered(&call, gvk, &mut review);
     let answered = context
         .server
         .inner
@@ -44,7 +45,8 @@ pub(super) async fn token(
     }
     let (call, _): (Call, _) = super::call(context, parent(context, registry)?, "CreateOptions")?;
     let gvk = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
-    let request = decode(context, &call, body, &gvk).await?;
+    let mut request = decode(context, &call, body, &gvk).await?;
+    registry.engine.manage_answered(&call, &gvk, &mut request);
     let info = context.info;
     let issued = context
         .server

@@ -1,6 +1,7 @@
 //! Importing docker and OCI archives.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -92,7 +93,7 @@ pub(crate) fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
 }
 
 /// Imports every image of an archive; returns their ids.
-pub(crate) fn import(store: &Store, path: &Path) -> cri::Result<Vec<String>> {
+pub(crate) fn import(store: &Arc<Store>, path: &Path) -> cri::Result<Vec<String>> {
     let archive = Archive::open(path, &store.scratch())?;
     let mut ids = if archive.contains("manifest.json") {
         docker(store, &archive)?
@@ -108,7 +109,7 @@ pub(crate) fn import(store: &Store, path: &Path) -> cri::Result<Vec<String>> {
     Ok(ids)
 }
 
-fn docker(store: &Store, archive: &Archive) -> cri::Result<Vec<String>> {
+fn docker(store: &Arc<Store>, archive: &Archive) -> cri::Result<Vec<String>> {
     let bytes = archive.read("manifest.json", MAX_DOCUMENT)?;
     let images: Vec<DockerImage> = serde_json::from_slice(&bytes)
         .context(|| "manifest.json is not valid".into())
@@ -132,7 +133,7 @@ fn docker(store: &Store, archive: &Archive) -> cri::Result<Vec<String>> {
                 .iter()
                 .map(|tag| parse_name(tag))
                 .collect::<cri::Result<Vec<_>>>()?;
-            let mut announce = Announce::new(store, config);
+            let mut announce = Announce::new(Arc::clone(store), config);
             for (index, layer) in layers.iter().enumerate() {
                 announce.layer(index, || archive.reader(layer))?;
             }
@@ -141,7 +142,7 @@ fn docker(store: &Store, archive: &Archive) -> cri::Result<Vec<String>> {
         .collect()
 }
 
-fn oci(store: &Store, archive: &Archive) -> cri::Result<Vec<String>> {
+fn oci(store: &Arc<Store>, archive: &Archive) -> cri::Result<Vec<String>> {
     let index = Document::parse(&archive.read("index.json", MAX_DOCUMENT)?, "index.json")?;
     let mut ids = Vec::new();
     for descriptor in index.manifests.unwrap_or_default() {
@@ -167,7 +168,7 @@ fn oci(store: &Store, archive: &Archive) -> cri::Result<Vec<String>> {
 }
 
 fn oci_image(
-    store: &Store,
+    store: &Arc<Store>,
     archive: &Archive,
     descriptor: &Descriptor,
     name: Option<&Reference>,
@@ -191,7 +192,7 @@ fn oci_image(
             "the manifest and the image config differ in layers",
         ));
     }
-    let mut announce = Announce::new(store, config);
+    let mut announce = Announce::new(Arc::clone(store), config);
     for (index, layer) in document.layers.iter().enumerate() {
         // The diff id, which the config's digest vouches for, covers the bytes.
         announce.layer(index, || archive.reader(&blob_path(&layer.digest)?))?;

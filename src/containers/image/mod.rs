@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod config;
+mod endpoint;
 pub(crate) mod import;
 pub(crate) mod layer;
 pub(crate) mod pull;

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -314,20 +315,26 @@ fn layer_dir(root: &Path, diff_id: &str) -> cri::Result<PathBuf> {
 }
 
 /// An image on its way into the store. Its layers are held until it is dropped.
-pub(crate) struct Announce<'a> {
-    store: &'a Store,
+pub(crate) struct Announce {
+    store: Arc<Store>,
     config: ImageConfig,
     layers: Vec<Layer>,
 }
 
-impl<'a> Announce<'a> {
-    pub(crate) fn new(store: &'a Store, config: ImageConfig) -> Self {
+impl Announce {
+    pub(crate) fn new(store: Arc<Store>, config: ImageConfig) -> Self {
         store.hold(config.diff_ids.iter().map(String::as_str));
         Self {
             store,
             config,
             layers: Vec::new(),
         }
+    }
+
+    /// Whether layer number `index` is unpacked already.
+    pub(crate) fn has_layer(&self, index: usize) -> bool {
+        let diff_id = self.config.diff_ids.get(index);
+        diff_id.is_some_and(|id| self.store.state.lock().sizes.contains_key(id))
     }
 
     /// Brings in layer number `index`, opening its stream only if it is new.
@@ -401,7 +408,7 @@ impl<'a> Announce<'a> {
     }
 }
 
-impl Drop for Announce<'_> {
+impl Drop for Announce {
     fn drop(&mut self) {
         // What cannot be collected now is at the next start.
         let _ = self

@@ -23,6 +23,9 @@ use crate::shim::protocol::{
 };
 use crate::spec::{self, Input, SandboxPaths};
 
+/// How long a container may take to start.
+const START: Duration = Duration::from_secs(120);
+
 impl Runtime {
     pub(super) async fn create(
         &self,
@@ -84,7 +87,20 @@ impl Runtime {
         }
         let sandbox = &container.record.sandbox;
         let run = shared.pod_run(sandbox);
-        let reply = ask(&run, &Request::Start { id: id.0.clone() }).await;
+        let request = Request::Start { id: id.0.clone() };
+        let reply = match tokio::time::timeout(START, ask(&run, &request)).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                // Whatever hangs is in the container's cgroup or dies with it.
+                let kill = Request::Kill {
+                    id: id.0.clone(),
+                    signal: nix::libc::SIGKILL,
+                    all: true,
+                };
+                order(&run, &kill).await?;
+                Err(std::io::ErrorKind::TimedOut.into())
+            }
+        };
         match reply {
             Ok(Reply::Started { pid }) => {
                 let file = shared.container_dir(sandbox, id).join(STARTED_FILE);
@@ -231,6 +247,18 @@ impl Shared {
         at(self.cgroups.create(&cgroup), "creating cgroup", &cgroup)?;
         apply_limits(&self.cgroups, &cgroup, &config.resources)?;
         let built = spec::build(&input)?;
+        if self.cgroups.is_v2()
+            && let Some(allowed) = spec::allowed_devices(&built.spec)
+        {
+            // On v1 libcontainer writes the rules to the devices controller.
+            for (_, folder) in self.cgroups.folders(&cgroup) {
+                at(
+                    linux::devices::restrict(&folder, &allowed),
+                    "restricting devices of",
+                    &folder,
+                )?;
+            }
+        }
         if let Some(cwd) = built.spec["process"]["cwd"].as_str() {
             spec::make_working_dir(&rootfs, config, Path::new(cwd))?;
         }

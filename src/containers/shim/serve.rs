@@ -33,6 +33,8 @@ pub(super) fn serve(run: &Path, data: &Path) -> Result<()> {
     // Fails only for a process that leads its group, which this is not.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir(run)?;
+    // What `ps` shows; the name of the executable is of no use.
+    let _ = rustix::thread::set_name(c"karve-shim");
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     // Among the last the kernel should pick: it would orphan a whole pod.
     // Without the right to say so, the kernel's own choice stands.

@@ -3,6 +3,7 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use linux::devices::Allowed;
 use serde_json::{Value, json};
 
 use crate::error::{at, invalid};
@@ -81,6 +82,49 @@ pub(super) fn all() -> Devices {
     devices
 }
 
+/// What the rules of a specification allow, for hierarchies without a devices
+/// controller; `None` is everything. Every container may use the devices that
+/// programs take for granted, and make nodes it cannot open.
+pub(crate) fn allowed(spec: &Value) -> Option<Vec<Allowed>> {
+    let rules = spec["linux"]["resources"]["devices"].as_array()?;
+    let given = rules.iter().filter(|rule| rule["allow"] == true);
+    if given.clone().any(|rule| rule["type"].is_null()) {
+        return None;
+    }
+    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+    let rule = |block, major, minor, access: &str| Allowed {
+        block,
+        major,
+        minor,
+        read: access.contains('r'),
+        write: access.contains('w'),
+        mknod: access.contains('m'),
+    };
+    let mut list = vec![rule(false, None, None, "m"), rule(true, None, None, "m")];
+    for (major, minor) in [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(2)),
+        (136, None),
+    ] {
+        list.push(rule(false, Some(major), minor, "rwm"));
+    }
+    list.extend(given.map(|given| {
+        let access = given["access"].as_str().unwrap_or_default();
+        rule(
+            given["type"] == "b",
+            number(&given["major"]),
+            number(&given["minor"]),
+            access,
+        )
+    }));
+    Some(list)
+}
+
 impl Devices {
     fn add(&mut self, host: &Path, container: &Path, access: &str) -> bool {
         let Ok(stat) = std::fs::symlink_metadata(host) else {
@@ -108,5 +152,33 @@ impl Devices {
             "allow": true, "type": kind, "major": major, "minor": minor, "access": access,
         }));
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn rules_become_a_list() {
+        let spec = |rules| json!({ "linux": { "resources": { "devices": rules } } });
+        let null = (
+            PathBuf::from("/dev/null"),
+            PathBuf::from("/dev/x"),
+            "rw".to_owned(),
+        );
+        let devices = given(&[null]).unwrap();
+        assert_eq!(devices.nodes[0]["path"], "/dev/x");
+        let list = allowed(&spec(devices.rules)).unwrap();
+        let last = list.last().unwrap();
+        assert_eq!(
+            (last.major, last.minor, last.mknod),
+            (Some(1), Some(3), false)
+        );
+        assert_eq!(allowed(&spec(all().rules)), None);
+        assert!(given(&[("/tmp/none".into(), "/dev/x".into(), "rw".into())]).is_err());
+        assert!(given(&[("/dev/null".into(), "/dev/x".into(), "x".into())]).is_err());
     }
 }

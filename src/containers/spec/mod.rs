@@ -18,6 +18,7 @@ use linux::beneath::Root;
 use linux::cgroup::Cgroups;
 use serde_json::{Value, json};
 
+pub(crate) use devices::allowed as allowed_devices;
 pub(crate) use process::{exec_process, stop_signal};
 pub(crate) use user::User;
 

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod life;
+mod registry;
 mod sandbox;
 mod streams;
 mod support;

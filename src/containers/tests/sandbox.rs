@@ -4,7 +4,7 @@ use cri::{
     ContainerConfig, ContainerRuntime, DnsConfig, ErrorKind, NamespaceMode, PodSandboxConfig,
 };
 
-use crate::support::{Node, on_node, shell};
+use crate::support::{Node, on_node, shell, until};
 
 #[test]
 fn namespaces_are_the_pods_own() {
@@ -122,5 +122,90 @@ fn processes_can_be_shared() {
         node.exit(&id).await;
         assert_ne!(node.log(&id).await, ["stdout F 0"]);
         node.runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    });
+}
+
+#[test]
+fn leftovers_of_a_crash_are_cleared() {
+    on_node(|mut node: Node| async move {
+        let image = node.image().await;
+        let sandbox = node.sandbox("crashed").await;
+        node.run(&sandbox, &shell(&image, "sleep 1000")).await;
+        let kept = node.sandbox("kept").await;
+        let created = node
+            .runtime
+            .create_container(&kept, &shell(&image, "true"))
+            .await
+            .unwrap();
+        node.runtime.close().await;
+        // As if the daemon had died before the sandbox was complete.
+        let file = node.path("data/pods").join(&sandbox.0).join("sandbox.json");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(
+            &file,
+            text.replace("\"complete\":true", "\"complete\":false"),
+        )
+        .unwrap();
+        std::fs::create_dir(node.path("run/pods/stray")).unwrap();
+        std::fs::create_dir(node.path("data/pods/stray")).unwrap();
+        std::fs::create_dir(node.path("data/pods").join(&kept.0).join("half-made")).unwrap();
+        node.restart().await;
+        let listed = node.runtime.list_pod_sandboxes().await.unwrap();
+        assert_eq!(listed.iter().map(|s| &s.id).collect::<Vec<_>>(), [&kept]);
+        for folder in ["run/pods", "data/pods"] {
+            assert_eq!(
+                std::fs::read_dir(node.path(folder)).unwrap().count(),
+                1,
+                "{folder}"
+            );
+        }
+        node.runtime.start_container(&created).await.unwrap();
+        assert_eq!(node.exit(&created).await.0.code, 0);
+        node.runtime.remove_pod_sandbox(&kept).await.unwrap();
+    });
+}
+
+#[test]
+fn the_shim_stays_small_and_leaves() {
+    on_node(|node: Node| async move {
+        let image = node.image().await;
+        let sandbox = node.sandbox("small").await;
+        let id = node
+            .run(
+                &sandbox,
+                &shell(&image, "yes | head -c 1000000; sleep 1000"),
+            )
+            .await;
+        for _ in 0..20 {
+            let command = ["/bin/true".to_owned()];
+            let wait = std::time::Duration::from_secs(10);
+            node.runtime.exec_sync(&id, &command, wait).await.unwrap();
+        }
+        let pid = std::fs::read_to_string(node.path("run/pods").join(&sandbox.0).join("shim.pid"));
+        let pid = pid.unwrap();
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let kib: u64 = rollup
+            .lines()
+            .filter(|line| line.starts_with("Private_Dirty:"))
+            .map(|line| {
+                line.split_whitespace()
+                    .nth(1)
+                    .unwrap()
+                    .parse::<u64>()
+                    .unwrap()
+            })
+            .sum();
+        println!("the shim's own memory: {kib} KiB");
+        assert!(kib < 3 << 10, "{rollup}");
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count();
+        assert!(open < 20, "{open} descriptors are open");
+        node.runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+        let process = std::path::PathBuf::from(format!("/proc/{pid}/cmdline"));
+        until("the shim ends", || {
+            std::fs::read(&process).unwrap_or_default().is_empty()
+        })
+        .await;
     });
 }
