@@ -11,9 +11,11 @@
 mod cluster_role;
 mod context;
 mod count;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discover;
+mod disruption;
 mod endpoints;
 mod error;
 mod expectations;
@@ -90,7 +92,9 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     node_ipam::register(&context);
     pod_gc::register(&context);
     job::register(&context);
+    cronjob::register(&context);
     daemonset::register(&context);
+    disruption::register(&context);
     statefulset::register(&context);
     node::register(&context);
     ttl_after_finished::register(&context);
