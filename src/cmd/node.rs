@@ -85,6 +85,8 @@ pub(crate) async fn start(
         state_dir: Path::new(RUN).join("network"),
     })
     .context("setting up the pod network")?;
+    let rules = network.clone();
+    tasks.spawn("pod network", |stop| async move { rules.run(stop).await });
     if !args.disable_kube_proxy {
         let proxy = proxy::Proxy::new(
             proxy::Config {
