@@ -140,6 +140,7 @@ impl Allocators {
             }
         } else {
             self.families(service);
+            self.check_families(service)?;
             self.addresses(service, &before, &mut hold)?;
         }
         self.node_ports(service, &before, &mut hold)?;
@@ -218,6 +219,45 @@ impl Allocators {
             let second = if first == "IPv4" { "IPv6" } else { "IPv4" };
             spec["ipFamilies"] = json!([first, second]);
         }
+    }
+
+    /// What this cluster's ranges cannot give.
+    fn check_families(&self, service: &Value) -> Result<(), Status> {
+        let spec = &service["spec"];
+        let selectorless = spec["selector"]
+            .as_object()
+            .is_none_or(serde_json::Map::is_empty);
+        if is_headless(service) && selectorless {
+            return Ok(());
+        }
+        let path = Path::new("spec");
+        let mut errors = Vec::new();
+        if self.ranges.len() < 2 && text(spec, "ipFamilyPolicy") == "RequireDualStack" {
+            errors.push(FieldError::invalid(
+                &path.child("ipFamilyPolicy"),
+                "RequireDualStack",
+                "this cluster is not configured for dual-stack services",
+            ));
+        }
+        for (index, family) in spec["ipFamilies"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            if self.range(family == "IPv6").is_none() {
+                errors.push(FieldError::invalid(
+                    &path.child("ipFamilies").index(index),
+                    family.clone(),
+                    "not configured on this cluster",
+                ));
+            }
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let name = text(&service["metadata"], "name");
+        Err(Status::invalid(&service_kind(), name, &errors))
     }
 
     fn addresses(
@@ -382,6 +422,17 @@ fn carry_over(service: &mut Value, old: &Value) {
         return;
     }
     if new_type != "ExternalName" && old_type != "ExternalName" {
+        // Clients that know only one of the two fields change only that one.
+        let address_changed = text(spec, "clusterIP") != text(&old["spec"], "clusterIP");
+        let list_changed = spec["clusterIPs"] != old["spec"]["clusterIPs"];
+        if address_changed && !list_changed && !text(spec, "clusterIP").is_empty() {
+            spec["clusterIPs"] = json!([text(spec, "clusterIP")]);
+        } else if list_changed
+            && !address_changed
+            && let Some(first) = spec["clusterIPs"][0].as_str().map(str::to_owned)
+        {
+            spec["clusterIP"] = first.into();
+        }
         if text(spec, "clusterIP").is_empty()
             && spec["clusterIPs"].as_array().is_none_or(Vec::is_empty)
         {

@@ -3,6 +3,7 @@
 pub(crate) mod body;
 mod delete;
 mod discovery;
+mod impersonate;
 mod openapi;
 pub(crate) mod output;
 mod paths;
@@ -167,6 +168,12 @@ async fn answer(
     match authenticate(server, parts, info, peer).await {
         Ok(user) => context.user = user,
         Err(status) => return write_status(&status, &context.error_output()),
+    }
+    if impersonate::is_asked(&parts.headers) {
+        match impersonate::impersonate(&context).await {
+            Ok(user) => context.user = user,
+            Err(status) => return write_status(&status, &context.error_output()),
+        }
     }
     if let Err(status) = authorize(&context).await {
         let mut response = write_status(&status, &context.error_output());

@@ -114,7 +114,7 @@ pub(crate) fn call(context: &Context<'_>, view: &View, options_kind: &str) -> Re
         errors.push(FieldError::not_supported(
             &Path::new("fieldValidation"),
             field_validation.clone(),
-            &["Ignore", "Strict", "Warn"],
+            &["", "Ignore", "Strict", "Warn"],
         ));
     }
     if !errors.is_empty() {

@@ -22,14 +22,6 @@ impl Registry {
     pub(crate) async fn create(&self, call: &Call, mut object: Value) -> Result<Created, Status> {
         meta::wipe_system_fields(&mut object);
         meta::match_namespace(&mut object, self.object_namespace(call))?;
-        if object["metadata"]["resourceVersion"]
-            .as_str()
-            .is_some_and(|version| !version.is_empty())
-        {
-            return Err(Status::bad_request(
-                "resourceVersion should not be set on objects to be created",
-            ));
-        }
         let generates = generates_name(&object);
         let mut attempt = 1;
         loop {
@@ -97,11 +89,24 @@ impl Registry {
         let object = review.object;
         let key = resource.key(&call.namespace, &name);
         let stored = self.encode(call, &object)?;
+        let preset: u64 = object["metadata"]["resourceVersion"]
+            .as_str()
+            .and_then(|version| version.parse().ok())
+            .unwrap_or(0);
         if call.dry_run {
             if self.fetch(resource, &key).await?.is_some() {
                 return Err(Status::already_exists(&resource.group_resource, &name));
             }
-            return self.unstored(call, &key, &stored, 0);
+            return self.unstored(call, &key, &stored, preset);
+        }
+        if preset != 0 {
+            return Err(Status {
+                code: 500,
+                ..Status::new(
+                    Reason::Unknown,
+                    "resourceVersion should not be set on objects to be created",
+                )
+            });
         }
         let lease = self.lease_for(resource).await?;
         match self
