@@ -71,6 +71,7 @@ impl Runtime {
             .arg("shim")
             .arg("launch")
             .args([&run, &self.shared.pod_data(id)])
+            .arg(self.shared.config.cgroup_root.join("shims"))
             .env_clear()
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())

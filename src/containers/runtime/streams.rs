@@ -356,7 +356,10 @@ impl Ends {
         };
         let stdin = if request.stdin {
             let (read, write) = pipe()?;
-            self.stdin = Some(Box::new(sender(write)?));
+            self.stdin = Some(Box::new(Input {
+                inner: Some(sender(write)?),
+                closed: None,
+            }));
             read
         } else {
             null(false)?
@@ -422,7 +425,8 @@ impl AsyncRead for Terminal {
     }
 }
 
-/// The input of an attach: tells when it is closed.
+/// An input that shutting down closes, and that tells so. (A pipe's own writer
+/// closes only when it is dropped.)
 struct Input {
     inner: Option<Sender>,
     closed: Option<oneshot::Sender<()>>,

@@ -121,7 +121,12 @@ impl Log {
             .append(true)
             .mode(0o640)
             .open(&self.path)?;
-        self.size = file.metadata()?.len();
+        let stat = file.metadata()?;
+        self.size = stat.len();
+        if !stat.is_file() {
+            // `/dev/null` must not be renamed away.
+            self.max_size = 0;
+        }
         self.file = Some(file);
         Ok(())
     }
@@ -227,6 +232,14 @@ mod tests {
             }
             prop_assert_eq!(text, expected);
         }
+    }
+
+    #[test]
+    fn devices_are_not_rotated() {
+        let mut log = Log::open(Path::new("/dev/null"), 10, 3).unwrap();
+        log.write(&[b'x'; 100]);
+        log.write(&[b'x'; 100]);
+        assert_eq!(log.max_size, 0);
     }
 
     #[test]

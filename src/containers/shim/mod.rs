@@ -46,7 +46,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let role = args.next().unwrap_or_default();
     let paths: Vec<PathBuf> = args.map(PathBuf::from).collect();
     let outcome = match (role.to_str(), paths.as_slice()) {
-        (Some("launch"), [run, data]) => launch(run, data),
+        (Some("launch"), [run, data, cgroup]) => launch(run, data, cgroup),
         (Some("serve"), [run, data]) => serve::serve(run, data),
         (Some("create"), [order]) => helper::create(order),
         (Some("exec"), [order]) => helper::exec(order),
@@ -73,7 +73,10 @@ fn role(name: &str) -> Command {
 }
 
 /// Starts `serve` as nobody's child. The socket listens when this returns.
-fn launch(run: &Path, data: &Path) -> std::io::Result<()> {
+///
+/// On the unified hierarchy it goes to a cgroup of its own, so that a service
+/// manager that ends everything in the daemon's cgroup does not end the pods.
+fn launch(run: &Path, data: &Path, cgroup: &Path) -> std::io::Result<()> {
     // The name of a socket has 107 bytes at most; a relative one always fits.
     std::env::set_current_dir(run)?;
     let listener = std::os::unix::net::UnixListener::bind(SOCKET)?;
@@ -84,5 +87,14 @@ fn launch(run: &Path, data: &Path) -> std::io::Result<()> {
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()?;
-    std::fs::write(PID_FILE, child.id().to_string())
+    let pid = child.id();
+    if let Ok(cgroups) = linux::cgroup::Cgroups::detect()
+        && cgroups.is_v2()
+    {
+        // In the daemon's cgroup it works as well.
+        let _ = cgroups
+            .create(cgroup)
+            .and_then(|()| cgroups.add(cgroup, pid.cast_signed()));
+    }
+    std::fs::write(PID_FILE, pid.to_string())
 }

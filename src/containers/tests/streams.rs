@@ -97,7 +97,6 @@ fn exec_with_streams() {
         let mut stdin = streams.stdin.take().unwrap();
         stdin.write_all(b"through and back").await.unwrap();
         stdin.shutdown().await.unwrap();
-        drop(stdin);
         let mut text = String::new();
         streams
             .stdout
