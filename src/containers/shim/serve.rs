@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitOptions, wait};
+use rustix::pty::OpenptFlags;
 use serde_json::value::RawValue;
 
 use super::connection::{Connection, Role};
@@ -86,13 +87,13 @@ enum Job {
         id: String,
         connection: u64,
         order: PathBuf,
-        console: Option<UnixListener>,
+        console: Option<Console>,
     },
     Exec {
         id: String,
         connection: u64,
         order: PathBuf,
-        console: Option<UnixListener>,
+        console: Option<Console>,
     },
     PidNamespace {
         connection: u64,
@@ -320,7 +321,7 @@ impl Shim {
         let (mut outputs, mut input, mut stdin) = (Vec::new(), None, Stdio::null());
         let (mut stdout, mut stderr, mut console) = (Stdio::null(), Stdio::null(), None);
         if io.tty {
-            console = Some(self.console()?);
+            console = Some(self.console(io.uid)?);
         } else {
             let (out_read, out_write) = pipe_for(io.uid)?;
             let (err_read, err_write) = pipe_for(io.uid)?;
@@ -337,7 +338,7 @@ impl Shim {
             &order,
             &id,
             &dir,
-            console.as_ref().map(|(_, path)| path),
+            console.as_ref().map(|console| &console.path),
             None,
         )?;
         let child = role("create")
@@ -346,7 +347,6 @@ impl Shim {
             .stdout(stdout)
             .stderr(stderr)
             .spawn()?;
-        let console = console.map(|(listener, _)| listener);
         let job = Job::Create {
             id: id.clone(),
             connection: number,
@@ -384,7 +384,7 @@ impl Shim {
         let (mut stdin, mut stdout, mut stderr) = (Stdio::null(), Stdio::null(), Stdio::null());
         let mut console = None;
         if tty {
-            console = Some(self.console()?);
+            console = Some(self.console(uid)?);
         } else {
             let fds: [OwnedFd; 3] = fds
                 .try_into()
@@ -399,7 +399,7 @@ impl Shim {
         let file = dir.join(format!("exec-{}.process", self.next));
         let order = dir.join(format!("exec-{}.order", self.next));
         replace(&file, process.get().as_bytes())?;
-        let path = console.as_ref().map(|(_, path)| path);
+        let path = console.as_ref().map(|console| &console.path);
         self.write_order(&order, &id, &dir, path, Some(&file))?;
         let child = role("exec")
             .arg(&order)
@@ -407,7 +407,6 @@ impl Shim {
             .stdout(stdout)
             .stderr(stderr)
             .spawn()?;
-        let console = console.map(|(listener, _)| listener);
         self.jobs.insert(
             pid_of(&child),
             Job::Exec {
@@ -439,12 +438,18 @@ impl Shim {
     }
 
     /// A socket for a terminal's master to arrive at. Its name is used once.
-    fn console(&mut self) -> Result<(UnixListener, PathBuf)> {
+    fn console(&mut self, uid: u32) -> Result<Console> {
         self.next += 1;
         let name = format!("tty{}", self.next);
         let listener = UnixListener::bind(&name)?;
-        listener.set_nonblocking(true)?;
-        Ok((listener, self.run.join(name)))
+        let path = self.run.join(name);
+        let console = Console {
+            listener,
+            path,
+            uid,
+        };
+        console.listener.set_nonblocking(true)?;
+        Ok(console)
     }
 
     fn attach(
@@ -589,7 +594,7 @@ impl Shim {
                 console,
             } => {
                 let done = outcome(&order, code)
-                    .and_then(|pid| Ok((pid, console.map(|c| self.take_master(c)).transpose()?)));
+                    .and_then(|pid| Ok((pid, console.map(Console::take).transpose()?)));
                 self.created(&id, connection, done);
             }
             Job::Exec {
@@ -599,7 +604,7 @@ impl Shim {
                 console,
             } => {
                 let done = outcome(&order, code)
-                    .and_then(|pid| Ok((pid, console.map(|c| self.take_master(c)).transpose()?)));
+                    .and_then(|pid| Ok((pid, console.map(Console::take).transpose()?)));
                 // Written for this exec alone.
                 let _ = std::fs::remove_file(order.with_extension("process"));
                 self.forget_tenant_sockets(&id);
@@ -675,20 +680,6 @@ impl Shim {
         }
     }
 
-    /// The terminal's master, which libcontainer has sent by now.
-    fn take_master(&self, listener: UnixListener) -> std::result::Result<OwnedFd, String> {
-        let take = || -> Result<OwnedFd> {
-            if let Some(path) = listener.local_addr()?.as_pathname() {
-                std::fs::remove_file(path)?;
-            }
-            let (socket, _) = listener.accept()?;
-            let (mut bytes, mut fds) = ([0; 4096], Vec::new());
-            linux::fds::receive(&socket, &mut bytes, &mut fds)?;
-            fds.pop().ok_or_else(|| Error::other("no descriptor"))
-        };
-        take().map_err(|error| format!("the terminal did not arrive: {error}"))
-    }
-
     /// libcontainer leaves sockets behind with every exec; no other exec of
     /// this container must be under way.
     fn forget_tenant_sockets(&self, id: &str) {
@@ -759,6 +750,38 @@ impl Shim {
         for container in self.containers.values_mut() {
             container.sinks.retain(|sink| !sink.broken);
         }
+    }
+}
+
+/// Where libcontainer sends a terminal's master. Its socket goes with it.
+#[derive(Debug)]
+struct Console {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Who the terminal is given to, so that `/dev/stdout` can be reopened.
+    uid: u32,
+}
+
+impl Console {
+    /// The master, which has been sent by the time the helper ends.
+    fn take(self) -> std::result::Result<OwnedFd, String> {
+        let take = || -> Result<OwnedFd> {
+            let (socket, _) = self.listener.accept()?;
+            let (mut bytes, mut fds) = ([0; 4096], Vec::new());
+            linux::fds::receive(&socket, &mut bytes, &mut fds)?;
+            let master = fds.pop().ok_or_else(|| Error::other("no descriptor"))?;
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            own(&rustix::pty::ioctl_tiocgptpeer(&master, flags)?, self.uid)?;
+            Ok(master)
+        };
+        take().map_err(|error| format!("the terminal did not arrive: {error}"))
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // It goes with the pod's folder otherwise.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

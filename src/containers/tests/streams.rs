@@ -150,6 +150,29 @@ fn exec_with_streams() {
 }
 
 #[test]
+fn a_terminal_belongs_to_its_user() {
+    on_node(|node: Node| async move {
+        let image = node.image().await;
+        let sandbox = node.sandbox("terminal").await;
+        let mut config = shell(&image, "sleep 1; echo reopened > /dev/stdout; sleep 1000");
+        config.tty = true;
+        config.security.run_as_user = Some(cri::ContainerUser::Uid(33));
+        let id = node.run(&sandbox, &config).await;
+        let log = node.runtime.container_status(&id).await.unwrap().log_path;
+        until("the terminal is reopened", || {
+            std::fs::read_to_string(&log).is_ok_and(|text| text.contains("F reopened"))
+        })
+        .await;
+        let left = std::fs::read_dir(node.path("run/pods").join(&sandbox.0)).unwrap();
+        let sockets = left
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().starts_with("tty"));
+        assert_eq!(sockets.count(), 0);
+        node.runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    });
+}
+
+#[test]
 fn attach_follows_and_feeds() {
     on_node(|node: Node| async move {
         let image = node.image().await;
