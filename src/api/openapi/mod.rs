@@ -23,8 +23,11 @@ use self::paths::Names;
 use crate::schema::TypeRef;
 use crate::scheme::{Resource, Scheme, Subresource};
 
-/// The media type of OpenAPI v2 as protobuf.
+/// The media type that clients ask for OpenAPI v2 as protobuf by.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The media type that answers carry: the asked one is not well-formed.
+pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// `/openapi/v3`: where each group and version's document is. A document is
 /// named by its path without the leading slash, such as `apis/apps/v1`; the

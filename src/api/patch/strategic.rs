@@ -93,7 +93,8 @@ fn meta<'a>(within: Option<StructRef<'a>>, name: &str) -> Meta<'a> {
     let mut strategies = field.patch_strategy().split(',');
     Meta {
         inner: ty.as_struct(),
-        strategy: strategies.rfind(|it| *it != "retainKeys")
+        strategy: strategies
+            .rfind(|it| *it != "retainKeys")
             .unwrap_or_default(),
         key: field.patch_merge_key(),
     }

@@ -74,7 +74,7 @@ pub(crate) async fn handle(context: &Context<'_>, path: &str) -> Result<Response
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| value.contains("gzip")));
     let media_type = match document {
-        Document::V2Protobuf => openapi::V2_PROTOBUF,
+        Document::V2Protobuf => openapi::V2_PROTOBUF_ANSWER,
         _ => JSON,
     };
     let mut response = if known {
@@ -117,7 +117,7 @@ fn v2_form(headers: &HeaderMap) -> Result<Document, Status> {
     };
     for wanted in accept.split(',') {
         match wanted.split(';').next().unwrap_or("").trim() {
-            openapi::V2_PROTOBUF => return Ok(Document::V2Protobuf),
+            openapi::V2_PROTOBUF | openapi::V2_PROTOBUF_ANSWER => return Ok(Document::V2Protobuf),
             JSON | V2_JSON | "application/*" | "*/*" | "" => return Ok(Document::V2),
             _ => {}
         }
