@@ -39,7 +39,11 @@ pub fn apply(value: &mut Value, ty: TypeRef<'_>) {
                     }
                     Some(_) => {}
                     None => {
-                        if let Some(default) = field.default_value() {
+                        // A zero that Go leaves out when it writes is no change.
+                        let written = field.is_pointer() || !field.omitempty();
+                        if let Some(default) = field.default_value()
+                            && (written || !is_zero(default))
+                        {
                             map.insert(field.name().to_owned(), default.clone());
                         }
                     }

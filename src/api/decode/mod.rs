@@ -13,7 +13,7 @@ mod yaml;
 
 use serde_json::Value;
 
-use crate::schema::TypeRef;
+use crate::schema::{Shape, TypeRef};
 use crate::{GroupVersion, GroupVersionKind, Scheme, Status};
 
 pub use prune::prune;
@@ -197,6 +197,34 @@ pub fn retype(
 ) -> Result<(Value, Vec<String>), String> {
     let data = serde_json::to_vec(value).map_err(|error| error.to_string())?;
     json::typed(&data, ty, strict).map(|it| (it.value, it.strict))
+}
+
+/// Makes an object what upstream reads back from its store: built-in kinds are
+/// stored as protobuf, which does not tell an empty list or map from none, so
+/// those that are written at all become `null`.
+pub fn persisted(value: &mut Value, ty: TypeRef<'_>) {
+    match (ty.shape(), value) {
+        (Shape::Struct(it), Value::Object(map)) => {
+            for field in it.fields() {
+                let Some(value) = map.get_mut(field.name()) else {
+                    continue;
+                };
+                let empty = match (field.ty().shape(), &*value) {
+                    (Shape::List(_), Value::Array(list)) => list.is_empty(),
+                    (Shape::Map(_), Value::Object(map)) => map.is_empty(),
+                    _ => false,
+                };
+                if empty {
+                    *value = Value::Null;
+                } else {
+                    persisted(value, field.ty());
+                }
+            }
+        }
+        (Shape::List(of), Value::Array(list)) => list.iter_mut().for_each(|it| persisted(it, of)),
+        (Shape::Map(of), Value::Object(map)) => map.values_mut().for_each(|it| persisted(it, of)),
+        _ => {}
+    }
 }
 
 /// Decodes JSON bytes into a type, whatever `kind` they name.

@@ -98,6 +98,18 @@ fn refusals_are_worded_as_upstreams() {
 }
 
 #[test]
+fn what_is_stored_knows_no_empty_lists() {
+    let gvk = GroupVersionKind::new("rbac.authorization.k8s.io", "v1", "ClusterRole");
+    let body = br#"{"metadata": {"name": "r"}, "rules": []}"#;
+    let mut role = object(body, Format::Json, FieldValidation::Strict, &gvk)
+        .unwrap()
+        .object;
+    assert_eq!(role["rules"], json!([]));
+    persisted(&mut role, Scheme::builtin().type_of(&gvk).unwrap());
+    assert_eq!(role["rules"], Value::Null);
+}
+
+#[test]
 fn yaml_is_read_with_upstreams_booleans() {
     let gvk = GroupVersionKind::new("", "v1", "ConfigMap");
     let body = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {a: b}\n";
