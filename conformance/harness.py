@@ -50,8 +50,7 @@ def get(*args):
 
 
 def apply(*objects):
-    text = "\n---\n".join(o if isinstance(o, str) else json.dumps(o) for o in objects)
-    return kubectl("apply", "-f", "-", input=text)
+    return kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
 
 
 def http(url, timeout=5):

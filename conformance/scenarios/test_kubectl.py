@@ -35,7 +35,7 @@ class Kubectl(unittest.TestCase):
         cls.node.stop()
 
     def test_get_prints_tables_and_every_other_form(self):
-        table = kubectl("get", "pods")
+        table = kubectl("get", "pods", "-l", "run=shell")
         self.assertRegex(table, r"NAME +READY +STATUS +RESTARTS +AGE\nshell +1/1 +Running +0 +")
         self.assertRegex(kubectl("get", "pods", "-o", "wide"), r"NOMINATED NODE +READINESS GATES")
         self.assertEqual(kubectl("get", "pod", "shell", "-o", "name"), "pod/shell\n")
@@ -43,7 +43,7 @@ class Kubectl(unittest.TestCase):
         self.assertIn("phase: Running", kubectl("get", "pod", "shell", "-o", "yaml"))
         self.assertIn("shell", kubectl("get", "pods", "-A", "-o", "custom-columns=N:.metadata.name"))
         self.assertEqual(kubectl("get", "pods", "-l", "run=none", "-o", "name"), "")
-        self.assertEqual(kubectl("get", "pods", "--field-selector=status.phase=Running", "-o", "name"), "pod/shell\n")
+        self.assertEqual(kubectl("get", "pods", "--field-selector=status.phase=Running,metadata.name=shell", "-o", "name"), "pod/shell\n")
         self.assertIn("kubernetes", kubectl("get", "all"))
 
     def test_describe(self):

@@ -79,30 +79,35 @@ impl Kind for Event {
             ("type", own("type")),
             ("source", source.to_owned()),
         ];
-        if !self.core {
-            fields.extend([
-                ("regarding.kind", of("kind")),
-                ("regarding.namespace", of("namespace")),
-                ("regarding.name", of("name")),
-                ("regarding.uid", of("uid")),
-                ("regarding.apiVersion", of("apiVersion")),
-                ("regarding.resourceVersion", of("resourceVersion")),
-                ("regarding.fieldPath", of("fieldPath")),
-                ("reportingController", own("reportingComponent")),
-            ]);
-        } else {
-            fields.extend([
-                ("involvedObject.kind", of("kind")),
-                ("involvedObject.namespace", of("namespace")),
-                ("involvedObject.name", of("name")),
-                ("involvedObject.uid", of("uid")),
-                ("involvedObject.apiVersion", of("apiVersion")),
-                ("involvedObject.resourceVersion", of("resourceVersion")),
-                ("involvedObject.fieldPath", of("fieldPath")),
-                ("reportingComponent", own("reportingComponent")),
-            ]);
-        }
+        // One cache serves both groups: an event answers to the names of each.
+        fields.extend([
+            ("regarding.kind", of("kind")),
+            ("regarding.namespace", of("namespace")),
+            ("regarding.name", of("name")),
+            ("regarding.uid", of("uid")),
+            ("regarding.apiVersion", of("apiVersion")),
+            ("regarding.resourceVersion", of("resourceVersion")),
+            ("regarding.fieldPath", of("fieldPath")),
+            ("reportingController", own("reportingComponent")),
+            ("involvedObject.kind", of("kind")),
+            ("involvedObject.namespace", of("namespace")),
+            ("involvedObject.name", of("name")),
+            ("involvedObject.uid", of("uid")),
+            ("involvedObject.apiVersion", of("apiVersion")),
+            ("involvedObject.resourceVersion", of("resourceVersion")),
+            ("involvedObject.fieldPath", of("fieldPath")),
+            ("reportingComponent", own("reportingComponent")),
+        ]);
         fields
+    }
+
+    fn selects_by(&self, field: &str) -> bool {
+        let others = if self.core {
+            field.starts_with("regarding.") || field == "reportingController"
+        } else {
+            field.starts_with("involvedObject.") || field == "reportingComponent"
+        };
+        !others && self.selectable_fields(&Value::Null).iter().any(|(name, _)| *name == field)
     }
 
     fn columns(&self) -> &'static [Column] {

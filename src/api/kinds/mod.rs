@@ -152,6 +152,13 @@ pub trait Kind: Sync {
         Vec::new()
     }
 
+    /// Whether a request may select by this field.
+    fn selects_by(&self, field: &str) -> bool {
+        self.selectable_fields(&Value::Null)
+            .iter()
+            .any(|(name, _)| *name == field)
+    }
+
     /// Columns of its table.
     fn columns(&self) -> &'static [Column] {
         table::PLAIN

@@ -146,7 +146,7 @@ pub(super) fn filter(context: &Context<'_>, view: &View) -> Result<Filter, Statu
     for term in fields.terms() {
         let field = term.field.as_str();
         if matches!(field, "metadata.name" | "metadata.namespace")
-            || known.iter().any(|(name, _)| *name == field)
+            || view.resource.rules.selects_by(field)
         {
             continue;
         }
