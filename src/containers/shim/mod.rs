@@ -24,6 +24,7 @@ mod connection;
 mod container;
 mod helper;
 mod init;
+mod jobs;
 mod log;
 pub(crate) mod protocol;
 mod serve;
