@@ -60,6 +60,7 @@ impl Task {
             }
             stop.triggered().await;
             inner.stopping.store(true, Ordering::Release);
+            inner.registry.hub.close();
         };
         let store = inner.registry.hub.store().clone();
         let compaction = store::compact_regularly(store, COMPACTION_INTERVAL, stop.clone());

@@ -170,7 +170,7 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
 }
 
 fn decode_with(text: &str, plus: bool) -> Cow<'_, str> {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    if !(text.contains('%') || plus && text.contains('+')) {
         return Cow::Borrowed(text);
     }
     let bytes = text.as_bytes();

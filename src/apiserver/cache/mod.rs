@@ -93,13 +93,6 @@ impl Hub {
         Ok(cache)
     }
 
-    /// Drops a resource's cache and ends its watchers.
-    pub(crate) fn forget(&self, prefix: &str) {
-        if let Some(cache) = self.caches.write().remove(prefix.as_bytes()) {
-            cache.end_watchers();
-        }
-    }
-
     /// How many objects each cached resource has.
     pub(crate) fn counts(&self) -> Vec<(String, usize)> {
         let caches = self.caches.read();
@@ -170,6 +163,13 @@ impl Hub {
                 }
                 Some(Ok(())) | None => return,
             }
+        }
+    }
+
+    /// Ends every watch, so that connections can be drained.
+    pub(crate) fn close(&self) {
+        for cache in self.caches.read().values() {
+            cache.end_watchers();
         }
     }
 

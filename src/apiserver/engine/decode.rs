@@ -35,7 +35,7 @@ impl Engine {
     ) -> Result<Value, Status> {
         let mut object = self.decode_kind(call, gvk, format, bytes)?;
         self.default(call, &mut object);
-        Ok(self.to_storage(&call.resource, &call.version, object))
+        Ok(self.in_storage_version(&call.resource, &call.version, object))
     }
 
     /// Decodes a body that must be of one kind, without defaults.

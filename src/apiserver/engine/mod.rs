@@ -125,9 +125,9 @@ impl Engine {
             return;
         };
         let api_version = gvk.group_version().to_string();
-        let live =
-            (!live.is_null()).then(|| self.from_storage(resource, &call.version, live.clone()));
-        let mut object = self.from_storage(resource, &call.version, new.take());
+        let live = (!live.is_null())
+            .then(|| self.in_request_version(resource, &call.version, live.clone()));
+        let mut object = self.in_request_version(resource, &call.version, new.take());
         managed::update(
             &Node::from(ty),
             live.as_ref(),
@@ -135,7 +135,7 @@ impl Engine {
             &self.write(call, &api_version, now),
             &|object, version| self.in_version(&gvk, object, version),
         );
-        *new = self.to_storage(resource, &call.version, object);
+        *new = self.in_storage_version(resource, &call.version, object);
     }
 
     /// Records who wrote the fields of an object that is answered, not stored.
@@ -195,7 +195,7 @@ impl Engine {
     }
 
     /// An object of the storage version in the version of a request.
-    pub(crate) fn from_storage(
+    pub(crate) fn in_request_version(
         &self,
         resource: &Resource,
         version: &str,
@@ -211,7 +211,7 @@ impl Engine {
     }
 
     /// An object of a request's version in the storage version.
-    pub(crate) fn to_storage(
+    pub(crate) fn in_storage_version(
         &self,
         resource: &Resource,
         version: &str,

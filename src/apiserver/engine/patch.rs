@@ -127,7 +127,7 @@ impl Change for Patch<'_> {
         let gvk = resource.gvk(&call.version);
         let current = current.map(|current| {
             self.engine
-                .from_storage(resource, &call.version, current.clone())
+                .in_request_version(resource, &call.version, current.clone())
         });
         let mut object = match (self.kind, &current) {
             (PatchType::Apply, current) => {
@@ -137,6 +137,8 @@ impl Change for Patch<'_> {
             (_, None) => return Err(resource.not_found(&call.name)),
         };
         self.engine.default(call, &mut object);
-        Ok(self.engine.to_storage(resource, &call.version, object))
+        Ok(self
+            .engine
+            .in_storage_version(resource, &call.version, object))
     }
 }

@@ -68,7 +68,7 @@ impl View {
 
     /// The object in the client's version.
     pub(crate) fn value(&self, context: &crate::engine::Engine, entry: &Entry) -> Value {
-        context.from_storage(&self.resource, &self.version, entry.value())
+        context.in_request_version(&self.resource, &self.version, entry.value())
     }
 
     /// The object, shaped.

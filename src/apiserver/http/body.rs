@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request body of any origin.
-pub type RequestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+pub(crate) type RequestBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
 /// A response body: known bytes, or a stream of chunks.
 pub struct Body(Inner);

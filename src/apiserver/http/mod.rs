@@ -5,7 +5,8 @@ mod connection;
 mod negotiate;
 mod respond;
 
-pub use body::{Body, BoxError, RequestBody};
+pub(crate) use body::RequestBody;
+pub use body::{Body, BoxError};
 pub(crate) use connection::serve;
 pub(crate) use negotiate::{Format, Output, Shape, accept, content_format};
 pub(crate) use respond::{

@@ -183,16 +183,16 @@ impl Registry {
             let token = Token::decode(&options.token)?;
             let now = self.catch_up().await?;
             let Ok(revision) = u64::try_from(token.rv) else {
-                return Ok(self.from_cache(&cache, filter, &token.start, options.limit));
+                return Ok(self.list_cached(&cache, filter, &token.start, options.limit));
             };
             if revision >= cache.changed() && revision <= now {
                 // Nothing has changed since: memory is the list of that revision.
-                let mut result = self.from_cache(&cache, filter, &token.start, options.limit);
+                let mut result = self.list_cached(&cache, filter, &token.start, options.limit);
                 result.pin(revision);
                 return Ok(result);
             }
             return self
-                .from_store(&cache, filter, &token.start, options.limit, revision)
+                .list_stored(&cache, filter, &token.start, options.limit, revision)
                 .await
                 .map_err(|status| expired_page(status, &token.start));
         }
@@ -200,13 +200,13 @@ impl Registry {
             None => {
                 self.catch_up().await?;
             }
-            Some(0) => return Ok(self.from_cache(&cache, filter, "", 0)),
+            Some(0) => return Ok(self.list_cached(&cache, filter, "", 0)),
             Some(version) => {
                 let exact = options.version_match == VersionMatch::Exact
                     || (options.version_match == VersionMatch::Unset && options.limit > 0);
                 if exact {
                     return self
-                        .from_store(&cache, filter, "", options.limit, version)
+                        .list_stored(&cache, filter, "", options.limit, version)
                         .await;
                 }
                 self.hub
@@ -215,10 +215,10 @@ impl Registry {
                     .map_err(|late| too_large(&late))?;
             }
         }
-        Ok(self.from_cache(&cache, filter, "", options.limit))
+        Ok(self.list_cached(&cache, filter, "", options.limit))
     }
 
-    fn from_cache(&self, cache: &Cache, filter: &Filter, from: &str, limit: usize) -> ListResult {
+    fn list_cached(&self, cache: &Cache, filter: &Filter, from: &str, limit: usize) -> ListResult {
         // Read before the list: the list is at least this new.
         let applied = self.hub.applied();
         let (entries, revision, left) = cache.list(filter, from, limit);
@@ -238,7 +238,7 @@ impl Registry {
     }
 
     /// Reads an older revision from the store's history.
-    async fn from_store(
+    async fn list_stored(
         &self,
         cache: &Cache,
         filter: &Filter,

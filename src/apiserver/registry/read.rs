@@ -15,7 +15,10 @@ use crate::cache::{Entry, Filter, TooLarge};
 /// Trees of objects that the server itself looks at again and again
 /// (namespaces, quotas, roles), by their key. Bounded by being emptied.
 #[derive(Default)]
-pub(crate) struct Parsed(Mutex<HashMap<(usize, Arc<str>), (u64, Arc<Value>)>>);
+pub(crate) struct Parsed(Mutex<HashMap<ParsedKey, (u64, Arc<Value>)>>);
+
+/// The resource, by address, and the key below it.
+type ParsedKey = (usize, Arc<str>);
 
 const PARSED_MAX: usize = 4096;
 
