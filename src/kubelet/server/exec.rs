@@ -86,15 +86,16 @@ pub(super) async fn attach(
         Err(message) => return error(StatusCode::NOT_FOUND, &message),
     };
     let spec = find_container(&view.pod, container);
-    let mut wanted = wanted(&query);
-    // What the container was not made with cannot be had.
-    wanted.tty &= spec.is_none_or(|spec| spec.tty.unwrap_or(false));
+    let wanted = wanted(&query);
+    // Whether there is a terminal is the container's matter; the client only
+    // says what streams it opens.
+    let tty = spec.is_some_and(|spec| spec.tty.unwrap_or(false));
     let attach = ExecRequest {
         command: Vec::new(),
         stdin: wanted.stdin,
         stdout: wanted.stdout,
-        stderr: wanted.stderr,
-        tty: wanted.tty,
+        stderr: wanted.stderr && !tty,
+        tty,
     };
     let runtime = server.shared.runtime.clone();
     join(request, wanted, move || async move {
