@@ -227,6 +227,23 @@ pub fn persisted(value: &mut Value, ty: TypeRef<'_>) {
     }
 }
 
+/// Whether [`persisted`] would change anything.
+pub fn forgets(value: &Value, ty: TypeRef<'_>) -> bool {
+    match (ty.shape(), value) {
+        (Shape::Struct(it), Value::Object(map)) => it.fields().any(|field| {
+            map.get(field.name())
+                .is_some_and(|value| match (field.ty().shape(), value) {
+                    (Shape::List(_), Value::Array(list)) if list.is_empty() => true,
+                    (Shape::Map(_), Value::Object(map)) if map.is_empty() => true,
+                    _ => forgets(value, field.ty()),
+                })
+        }),
+        (Shape::List(of), Value::Array(list)) => list.iter().any(|it| forgets(it, of)),
+        (Shape::Map(of), Value::Object(map)) => map.values().any(|it| forgets(it, of)),
+        _ => false,
+    }
+}
+
 /// Decodes JSON bytes into a type, whatever `kind` they name.
 ///
 /// # Errors

@@ -105,7 +105,10 @@ fn what_is_stored_knows_no_empty_lists() {
         .unwrap()
         .object;
     assert_eq!(role["rules"], json!([]));
-    persisted(&mut role, Scheme::builtin().type_of(&gvk).unwrap());
+    let ty = Scheme::builtin().type_of(&gvk).unwrap();
+    assert!(forgets(&role, ty));
+    persisted(&mut role, ty);
+    assert!(!forgets(&role, ty));
     assert_eq!(role["rules"], Value::Null);
 }
 

@@ -107,7 +107,11 @@ impl Kind for Event {
         } else {
             field.starts_with("involvedObject.") || field == "reportingComponent"
         };
-        !others && self.selectable_fields(&Value::Null).iter().any(|(name, _)| *name == field)
+        !others
+            && self
+                .selectable_fields(&Value::Null)
+                .iter()
+                .any(|(name, _)| *name == field)
     }
 
     fn columns(&self) -> &'static [Column] {

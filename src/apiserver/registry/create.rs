@@ -160,7 +160,22 @@ impl Registry {
     /// The stored bytes of an object; 413 when they are too many.
     pub(super) fn encode(&self, call: &Call, object: &Value) -> Result<Vec<u8>, Status> {
         const MAX: usize = 2 * 1024 * 1024 * 3 / 4;
-        let stored = call.resource.codec.encode(object);
+        let mut forgotten = None;
+        let ty = api::GroupVersion::parse(object["apiVersion"].as_str().unwrap_or_default())
+            .map(|gv| {
+                let kind = object["kind"].as_str().unwrap_or_default();
+                api::GroupVersionKind::new(gv.group, gv.version, kind)
+            })
+            .and_then(|gvk| api::Scheme::builtin().type_of(&gvk));
+        if let Some(ty) = ty
+            && api::decode::forgets(object, ty)
+        {
+            api::decode::persisted(forgotten.insert(object.clone()), ty);
+        }
+        let stored = call
+            .resource
+            .codec
+            .encode(forgotten.as_ref().unwrap_or(object));
         if stored.len() > MAX {
             return Err(Status::new(
                 Reason::RequestEntityTooLarge,
