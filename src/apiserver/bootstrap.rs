@@ -165,6 +165,13 @@ fn objects(server: &ApiServer) -> Vec<Bootstrap> {
             }),
         ));
     }
+    for (resource, object) in crate::access::policy::objects() {
+        all.push(("rbac.authorization.k8s.io", "v1", resource, object));
+    }
+    if config.advertise_address.is_loopback() {
+        // Endpoints may not be loopback addresses: nobody else could reach them.
+        return all;
+    }
     let address = config.advertise_address.to_string();
     all.push((
         "",
@@ -197,8 +204,5 @@ fn objects(server: &ApiServer) -> Vec<Bootstrap> {
             "ports": [{ "name": "https", "port": config.port, "protocol": "TCP" }],
         }),
     ));
-    for (resource, object) in crate::access::policy::objects() {
-        all.push(("rbac.authorization.k8s.io", "v1", resource, object));
-    }
     all
 }
