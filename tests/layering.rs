@@ -34,11 +34,21 @@ const ROOTS: &[&str] = &["cmd", "karve"];
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--no-deps", "--offline", "--locked"])
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--no-deps",
+            "--offline",
+            "--locked",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
 }
 
@@ -46,15 +56,19 @@ fn metadata() -> Value {
 fn edges_follow_the_layers() {
     let metadata = metadata();
     let packages = metadata["packages"].as_array().expect("a list of packages");
-    let members: BTreeSet<&str> =
-        packages.iter().map(|package| package["name"].as_str().expect("named")).collect();
+    let members: BTreeSet<&str> = packages
+        .iter()
+        .map(|package| package["name"].as_str().expect("named"))
+        .collect();
     let allowed: BTreeMap<_, _> = ALLOWED.iter().copied().collect();
     for package in packages {
         let name = package["name"].as_str().expect("named");
         if ROOTS.contains(&name) {
             continue;
         }
-        let may = allowed.get(name).unwrap_or_else(|| panic!("{name} is not in ALLOWED: say what it may depend on"));
+        let may = allowed
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not in ALLOWED: say what it may depend on"));
         for dependency in package["dependencies"].as_array().expect("a list") {
             let on = dependency["name"].as_str().expect("named");
             if !members.contains(on) || on == "base" {
@@ -71,7 +85,10 @@ fn edges_follow_the_layers() {
 
 #[test]
 fn unsafe_code_lives_in_linux_alone() {
-    for package in metadata()["packages"].as_array().expect("a list of packages") {
+    for package in metadata()["packages"]
+        .as_array()
+        .expect("a list of packages")
+    {
         let name = package["name"].as_str().expect("named");
         if name == "linux" || name == "karve" {
             continue;

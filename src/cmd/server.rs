@@ -204,7 +204,9 @@ async fn serve(settings: Settings) -> Result<()> {
         );
     }
     if !args.disable.contains(&Part::Dns) && !args.disable_controller_manager {
-        let config = dns::PublishConfig { cluster_dns: vec![settings.cluster_dns] };
+        let config = dns::PublishConfig {
+            cluster_dns: vec![settings.cluster_dns],
+        };
         dns::publish(config, &informers, tasks.clone());
     }
     if !args.disable_scheduler {
