@@ -8,6 +8,7 @@
 //! what that loop needs.
 #![forbid(unsafe_code)]
 
+mod amount;
 mod cluster_role;
 mod context;
 mod count;
@@ -30,6 +31,7 @@ mod owner;
 mod pod_gc;
 mod pods;
 mod replicaset;
+mod resource_quota;
 mod root_ca;
 mod serviceaccount;
 mod statefulset;
@@ -97,6 +99,7 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     disruption::register(&context);
     statefulset::register(&context);
     node::register(&context);
+    resource_quota::register(&context);
     ttl_after_finished::register(&context);
     cluster_role::register(&context);
 }
