@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::value::{at, blank, default, each, int, object, same, text, within};
+use super::value::{at, blank, default, each, int, object, remove, same, text, within};
 use super::{Column, Context, Kind, Plan, columns, pod_defaults, table, validate};
 use crate::FieldError;
 use crate::meta::{self, NameRule};
@@ -108,13 +108,6 @@ impl Kind for ReplicaSet {
         }
     }
 
-    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![(
-            "status.replicas",
-            int(&object["status"], "replicas").to_string(),
-        )]
-    }
-
     fn columns(&self) -> &'static [Column] {
         columns::REPLICASET
     }
@@ -153,6 +146,10 @@ impl Kind for ReplicationController {
             pod_defaults::template(object(spec, "template"));
         }
         default(spec, "replicas", 1);
+        if int(spec, "minReadySeconds") == 0 {
+            // Go leaves a zero out, whatever the documented default.
+            remove(spec, "minReadySeconds");
+        }
         if let Some(labels) = pod_defaults::template_labels(spec) {
             if blank(&spec["selector"]) {
                 spec["selector"] = labels.clone();
@@ -284,6 +281,16 @@ impl Kind for DaemonSet {
         match context.subresource {
             "" => validate::apps::daemon_set_update(new, old),
             _ => Vec::new(),
+        }
+    }
+
+    fn row_metadata(&self, metadata: &mut Value) {
+        // The hub version has no annotation for it.
+        within(metadata, "annotations", |annotations| {
+            remove(annotations, TEMPLATE_GENERATION);
+        });
+        if blank(&metadata["annotations"]) {
+            remove(metadata, "annotations");
         }
     }
 

@@ -113,6 +113,10 @@ impl Kind for Job {
         )]
     }
 
+    fn unknown_field(&self, field: &str) -> String {
+        format!("field label {field:?} not supported for Job")
+    }
+
     fn columns(&self) -> &'static [Column] {
         columns::JOB
     }

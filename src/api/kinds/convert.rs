@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::value::{blank, object, remove, text};
+use super::value::{blank, default, object, remove, text};
 use crate::meta;
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -237,6 +237,9 @@ fn autoscaler_to_v2(scaler: &mut Value) {
     let conditions = take_annotation(scaler, CONDITIONS);
     let current = take_annotation(scaler, CURRENT_METRICS);
     let status = object(scaler, "status");
+    if super::value::int(status, "currentReplicas") == 0 {
+        remove(status, "currentReplicas");
+    }
     let utilization = status["currentCPUUtilizationPercentage"].clone();
     remove(status, "currentCPUUtilizationPercentage");
     let mut metrics = Vec::new();
@@ -295,6 +298,8 @@ fn autoscaler_to_v1(scaler: &mut Value) {
         status["currentCPUUtilizationPercentage"] =
             current[at]["resource"]["current"]["averageUtilization"].clone();
     }
+    default(status, "currentReplicas", 0);
+    default(status, "desiredReplicas", 0);
     let rest: Vec<Value> = current
         .iter()
         .enumerate()
@@ -337,14 +342,14 @@ mod tests {
             "autoscaling/v2",
             "autoscaling/v1",
             json!({
-                "apiVersion": "autoscaling/v2", "metadata": {"name": "a"}, "status": {},
+                "apiVersion": "autoscaling/v2", "metadata": {"name": "a"}, "status": {"desiredReplicas": 0},
                 "spec": {"maxReplicas": 3, "metrics": [
                     {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}},
                     {"type": "Pods", "pods": {"metric": {"name": "q"}, "target": {"type": "AverageValue", "averageValue": "1"}}},
                 ]},
             }),
             json!({
-                "apiVersion": "autoscaling/v1", "status": {},
+                "apiVersion": "autoscaling/v1", "status": {"currentReplicas": 0, "desiredReplicas": 0},
                 "metadata": {"name": "a", "annotations": {METRICS: r#"[{"pods":{"metricName":"q","targetAverageValue":"1"},"type":"Pods"}]"#}},
                 "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 80},
             }),

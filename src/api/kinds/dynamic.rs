@@ -167,6 +167,10 @@ impl Kind for Slice {
         ]
     }
 
+    fn unknown_field(&self, field: &str) -> String {
+        format!("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {field}")
+    }
+
     fn columns(&self) -> &'static [Column] {
         columns::RESOURCESLICE
     }

@@ -159,6 +159,15 @@ pub trait Kind: Sync {
             .any(|(name, _)| *name == field)
     }
 
+    /// What is said of a field that no field selector may name, if the kind
+    /// has selectable fields of its own.
+    fn unknown_field(&self, field: &str) -> String {
+        format!("field label not supported: {field}")
+    }
+
+    /// Drops what a row's `metadata` does not show.
+    fn row_metadata(&self, _metadata: &mut Value) {}
+
     /// Columns of its table.
     fn columns(&self) -> &'static [Column] {
         table::PLAIN

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::value::{default_absent, list, object, text};
 use super::{Column, Context, Kind, Plan, columns, table, validate};
-use crate::{FieldError, Quantity};
+use crate::FieldError;
 
 pub(super) fn of(kind: &str) -> Option<&'static dyn Kind> {
     Some(match kind {
@@ -149,23 +149,6 @@ impl Kind for CsiStorageCapacity {
 
     fn validate_update(&self, new: &Value, old: &Value, _: &Context<'_>) -> Vec<FieldError> {
         validate::storage::capacity_update(new, old)
-    }
-
-    fn columns(&self) -> &'static [Column] {
-        columns::CSISTORAGECAPACITY
-    }
-
-    fn cells(&self, object: &Value, _: i64) -> Vec<Value> {
-        let capacity: Option<Quantity> = object["capacity"]
-            .as_str()
-            .and_then(|text| text.parse().ok());
-        vec![
-            table::name(object),
-            text(object, "storageClassName").into(),
-            capacity
-                .map_or_else(|| "<unset>".to_owned(), |capacity| capacity.to_string())
-                .into(),
-        ]
     }
 }
 

@@ -108,6 +108,23 @@ impl Structure for Node<'_> {
     }
 }
 
+/// Whether Go has a struct here, which `omitempty` does not leave out.
+fn is_go_struct(ty: TypeRef<'_>) -> bool {
+    match ty.shape() {
+        crate::Shape::Struct(_) => true,
+        crate::Shape::Scalar(scalar) => matches!(
+            scalar,
+            Scalar::Time
+                | Scalar::MicroTime
+                | Scalar::Duration
+                | Scalar::Quantity
+                | Scalar::IntOrString
+                | Scalar::RawExtension
+        ),
+        _ => false,
+    }
+}
+
 /// What Go writes of a value that nobody has set.
 fn zero(ty: TypeRef<'_>) -> Value {
     match ty.shape() {
@@ -123,7 +140,7 @@ fn zero(ty: TypeRef<'_>) -> Value {
         crate::Shape::Struct(fields) => {
             let mut out = Map::new();
             for field in fields.fields() {
-                let is_struct = !field.is_pointer() && field.ty().as_struct().is_some();
+                let is_struct = !field.is_pointer() && is_go_struct(field.ty());
                 // `omitempty` leaves out everything empty but structs.
                 let written = if is_struct {
                     !field.omitzero()

@@ -110,6 +110,10 @@ impl View {
                         row.insert("object".into(), Value::Null);
                     }
                     Include::Metadata => {
+                        let mut value = value;
+                        if let Some(metadata) = value.get_mut("metadata") {
+                            rules.row_metadata(metadata);
+                        }
                         row.insert("object".into(), partial(value, self.output.meta_version));
                     }
                     Include::Object => {

@@ -150,16 +150,13 @@ pub(super) fn filter(context: &Context<'_>, view: &View) -> Result<Filter, Statu
         {
             continue;
         }
-        return Err(Status::bad_request(match &*resource.kind.kind {
-            "Job" => format!("field label {field:?} not supported for Job"),
-            "ResourceSlice" => format!(
-                "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {field}"
-            ),
-            _ if known.is_empty() => format!(
+        return Err(Status::bad_request(if known.is_empty() {
+            format!(
                 "{field:?} is not a known field selector: only \"metadata.name\", \
                  \"metadata.namespace\""
-            ),
-            _ => format!("field label not supported: {field}"),
+            )
+        } else {
+            resource.rules.unknown_field(field)
         }));
     }
     let info = context.info;
