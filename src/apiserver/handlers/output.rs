@@ -81,7 +81,7 @@ impl View {
         let value = self.value(engine, entry);
         match self.output.shape {
             Shape::Object => value,
-            Shape::Metadata => partial(value, self.output.meta_version),
+            Shape::Metadata => self.partial(value),
             Shape::Table => {
                 let metadata = json!({
                     "resourceVersion": value["metadata"]["resourceVersion"],
@@ -89,6 +89,14 @@ impl View {
                 self.table(metadata, vec![value], headers)
             }
         }
+    }
+
+    /// An object's `PartialObjectMetadata`.
+    fn partial(&self, mut value: Value) -> Value {
+        if let Some(metadata) = value.get_mut("metadata") {
+            self.resource.rules.row_metadata(metadata);
+        }
+        partial(value, self.output.meta_version)
     }
 
     /// A `Table` of objects.
@@ -110,11 +118,7 @@ impl View {
                         row.insert("object".into(), Value::Null);
                     }
                     Include::Metadata => {
-                        let mut value = value;
-                        if let Some(metadata) = value.get_mut("metadata") {
-                            rules.row_metadata(metadata);
-                        }
-                        row.insert("object".into(), partial(value, self.output.meta_version));
+                        row.insert("object".into(), self.partial(value));
                     }
                     Include::Object => {
                         row.insert("object".into(), value);
@@ -213,7 +217,7 @@ pub(crate) fn list(context: &Context<'_>, view: &View, list: ListResult) -> Resp
             "apiVersion": view.output.meta_version,
             "metadata": metadata,
             "items": objects
-                .map(|value| partial(value, view.output.meta_version))
+                .map(|value| view.partial(value))
                 .collect::<Vec<_>>(),
         }),
         Shape::Object => {
