@@ -1,1 +1,0 @@
-//! etcd v3 gRPC over a Store.

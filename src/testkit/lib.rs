@@ -1,1 +1,0 @@
-//! Helpers for tests: an in-process control plane, node sandbox, waits.
