@@ -28,7 +28,7 @@ need_rust() {
 # What building takes: a C compiler for SQLite, the linker, and static seccomp.
 need_build() {
     need_rust
-    need_packages build-essential clang libseccomp-dev mold pkg-config
+    need_packages build-essential libseccomp-dev lld pkg-config
 }
 
 # Builds the static release binary; prints its path.
@@ -37,8 +37,9 @@ build_release() {
     triple=$(host_triple)
     (
         cd "$root"
-        # A separate --target keeps the flags off build scripts and procedural macros.
-        RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static -C link-arg=-fuse-ld=mold" \
+        # lld, because the mold of Debian 12 links static programs that crash at their
+        # start. A separate --target keeps the flags off build scripts and procedural macros.
+        RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static -C link-arg=-fuse-ld=lld" \
             LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(dirname "$(gcc -print-file-name=libseccomp.a)") \
             cargo build --release --locked --target "$triple" --bin karve >&2
     )
