@@ -1,7 +1,7 @@
 //! Services to nftables.
 //!
 //! [`Proxy`] watches Services and EndpointSlices and keeps two tables,
-//! `ip karve-proxy` and `ip6 karve-proxy`, as they say. [`render`] is the
+//! `ip karve-proxy` and `ip6 karve-proxy`, as they say. [`render()`] is the
 //! whole translation, a pure function; [`linux::nftables::Owner`] sends what
 //! changed in one transaction.
 //!

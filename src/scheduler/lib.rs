@@ -1,6 +1,6 @@
 //! The pod scheduler: filter, score, preempt, bind.
 //!
-//! [`schedule`] decides and does nothing else: it takes a [`Snapshot`] and a
+//! [`schedule()`] decides and does nothing else: it takes a [`Snapshot`] and a
 //! pod and gives a node, or says why there is none. [`register`] starts the
 //! loop around it, which keeps the snapshot current from informers, takes pods
 //! from the queue one by one, assumes each placed before its binding is

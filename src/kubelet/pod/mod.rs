@@ -1,7 +1,7 @@
 //! Pods on this node.
 //!
-//! Deciding is apart from doing. Pure: [`spec`] questions, [`resources`],
-//! [`env`], [`dns`], [`security`], [`plan`] (what to do next), [`status`] with
+//! Deciding is apart from doing. Pure: [`mod@spec`] questions, [`resources`],
+//! [`mod@env`], [`dns`], [`security`], [`plan`] (what to do next), [`status`] with
 //! [`phase`] and [`conditions`] (what to report). Doing: one [`worker`] for
 //! each pod walks it through its life, one action at a time; [`start`] and
 //! [`kill`] are its actions; [`manager`] feeds the workers.

@@ -2,7 +2,7 @@
 //!
 //! Two transports carry the same thing: WebSocket with a channel byte before
 //! each message ([`websocket`]), and SPDY/3.1 with a stream for each channel
-//! ([`spdy`], [`remote`]). Port-forwarding over WebSocket tunnels a whole SPDY
+//! ([`spdy`], [`remote()`]). Port-forwarding over WebSocket tunnels a whole SPDY
 //! connection ([`tunnel`]). Everything here is transport: what runs at the
 //! other end is the server's business.
 

@@ -3,7 +3,7 @@
 //! A [`Table`] describes everything a table holds: chains with rules, sets,
 //! maps and their elements. [`Owner`] makes the kernel fit: the first time by
 //! replacing the table as a whole, afterwards by sending what differs
-//! ([`plan`]), each time in one transaction, so that no packet ever meets half
+//! (`plan`), each time in one transaction, so that no packet ever meets half
 //! a ruleset. Rules stay in the kernel when the process ends.
 //!
 //! # Layout
