@@ -31,7 +31,7 @@ pub(super) enum Step {
     New(i32),
     /// Scale old sets, by index, to these sizes.
     Old(Vec<(usize, i32)>),
-    /// Neither, for now.
+    /// Neither: nothing can move until a pod becomes available or goes.
     Nothing,
 }
 
