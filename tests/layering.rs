@@ -12,13 +12,14 @@ use serde_json::Value;
 /// everywhere, and tests may depend on what they test against.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &[]),
-    ("apiserver", &["api", "pki", "store"]),
+    ("apiserver", &["api", "expr", "pki", "store"]),
     ("base", &[]),
     ("client", &["api"]),
     ("containers", &["cri", "linux"]),
     ("controllers", &["client"]),
     ("cri", &[]),
     ("dns", &["client"]),
+    ("expr", &["api"]),
     ("kubelet", &["client", "cri", "linux"]),
     ("linux", &[]),
     ("network", &["client", "cri", "linux"]),
