@@ -27,7 +27,9 @@ use http::{HeaderName, HeaderValue};
 use serde_json::json;
 
 use crate::access::{self, User};
-use crate::http::{Output, Request, Response, accept, gzip_if_wanted, text, write_status};
+use crate::http::{
+    Output, Request, Response, accept, gzip_if_wanted, text, websocket, write_status,
+};
 use crate::metrics::RequestLabels;
 use crate::request::{Query, RequestInfo};
 use crate::server::{ApiServer, Peer};
@@ -54,7 +56,8 @@ impl Context<'_> {
 /// Answers a request.
 pub(crate) async fn handle(server: &ApiServer, request: Request, peer: &Peer) -> Response {
     let started = Instant::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let bearer = websocket::take_bearer(&mut parts.headers);
     let query_text = parts.uri.query().unwrap_or_default().to_owned();
     let query = Query(&query_text);
     let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
@@ -66,7 +69,16 @@ pub(crate) async fn handle(server: &ApiServer, request: Request, peer: &Peer) ->
         .filter(|id| id.len() <= 64)
         .cloned()
         .unwrap_or_else(new_audit_id);
-    let answer = AssertUnwindSafe(answer(server, &parts, query, &info, body, peer));
+    let answer = AssertUnwindSafe(async {
+        match bearer {
+            Ok(()) => answer(server, &parts, query, &info, body, peer).await,
+            Err(error) => {
+                tracing::debug!(%error, "authentication failed");
+                let status = Status::new(Reason::Unauthorized, "Unauthorized");
+                write_status(&status, &Output::default())
+            }
+        }
+    });
     let limit = time_limit(server, query);
     let result = if long {
         answer.catch_unwind().await

@@ -13,7 +13,7 @@ use super::output::View;
 use super::read::{filter, integer, version, version_match};
 use crate::cache::{Entry, EventType, json_frame};
 use crate::engine::Engine;
-use crate::http::{Body, BoxError, Format, Response, Shape, object};
+use crate::http::{Body, BoxError, Format, Response, Shape, object, websocket};
 use crate::registry::{Frame, Registry, WatchOptions};
 
 /// Frames that are ready together are sent together, up to about this size.
@@ -43,9 +43,46 @@ pub(super) async fn watch(context: &Context<'_>, view: View) -> Result<Response,
         }
         _ => "application/json",
     };
+    if websocket::is_wanted(&context.parts.headers) {
+        return Ok(messages(context, view, frames));
+    }
     let mut response = object(200, media, Bytes::new());
     *response.body_mut() = Body::stream(encode(registry, view, frames));
     Ok(response)
+}
+
+/// Answers with a WebSocket: each event is one message.
+fn messages(
+    context: &Context<'_>,
+    view: View,
+    frames: impl Stream<Item = Frame> + Send + 'static,
+) -> Response {
+    let handshake = match websocket::Handshake::watch(context.parts) {
+        Ok(handshake) => handshake,
+        Err(refusal) => return *refusal,
+    };
+    let binary = view.output.format == Format::Protobuf && view.output.shape == Shape::Object;
+    let mut encoder = Encoder {
+        registry: context.server.inner.registry.clone(),
+        view,
+        headers: true,
+    };
+    let framing = match binary {
+        true => websocket::Framing::Binary,
+        false => websocket::Framing::Text,
+    };
+    let chunks = frames.map(move |frame| Ok(without_length(encoder.frame(&frame))));
+    handshake.send(&context.server.inner.tasks, framing, chunks)
+}
+
+/// A message has a length of its own: that of a protobuf frame is left out.
+fn without_length(frame: Bytes) -> Bytes {
+    match frame.split_first_chunk() {
+        Some((length, rest)) if u32::from_be_bytes(*length) as usize == rest.len() => {
+            frame.slice(length.len()..)
+        }
+        _ => frame,
+    }
 }
 
 /// Encodes frames, joining those that are ready at once into one chunk.

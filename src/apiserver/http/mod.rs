@@ -4,6 +4,7 @@ mod body;
 mod connection;
 mod negotiate;
 mod respond;
+pub(crate) mod websocket;
 
 pub(crate) use body::RequestBody;
 pub use body::{Body, BoxError};

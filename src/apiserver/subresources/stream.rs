@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use api::{Reason, Status};
+use futures::StreamExt;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method};
 use http_body_util::BodyExt;
@@ -12,7 +13,7 @@ use super::core;
 use super::node::kubelet;
 use super::tunnel::{Failure, Target, forward};
 use crate::handlers::Context;
-use crate::http::{Body, RequestBody, Response, text};
+use crate::http::{Body, RequestBody, Response, text, websocket};
 use crate::registry::Registry;
 
 /// Error texts of kubelets are read up to this size.
@@ -120,6 +121,9 @@ pub(super) async fn log(context: &Context<'_>, registry: &Registry) -> Result<Re
     let empty = http_body_util::Empty::new()
         .map_err(|never| match never {})
         .boxed_unsync();
+    if websocket::is_wanted(&context.parts.headers) {
+        return log_messages(context, target, empty).await;
+    }
     let mut response = forward(context, target, empty).await?;
     if response.status().as_u16() >= 400 {
         return Err(kubelet_error(response).await);
@@ -129,6 +133,35 @@ pub(super) async fn log(context: &Context<'_>, registry: &Registry) -> Result<Re
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     Ok(response)
+}
+
+/// A log as WebSocket messages; the first is empty and says that it begins.
+async fn log_messages(
+    context: &Context<'_>,
+    target: Target,
+    body: RequestBody,
+) -> Result<Response, Status> {
+    // The kubelet is asked for a plain answer.
+    let mut parts = context.parts.clone();
+    websocket::strip(&mut parts.headers);
+    let plain = Context {
+        server: context.server,
+        parts: &parts,
+        query: context.query,
+        info: context.info,
+        user: context.user.clone(),
+    };
+    let response = forward(&plain, target, body).await?;
+    if response.status().as_u16() >= 400 {
+        return Err(kubelet_error(response).await);
+    }
+    let (handshake, framing) = match websocket::Handshake::reader(context.parts) {
+        Ok(agreed) => agreed,
+        Err(refusal) => return Ok(*refusal),
+    };
+    let begin = futures::stream::iter([Ok(bytes::Bytes::new())]);
+    let chunks = begin.chain(response.into_body().into_data_stream());
+    Ok(handshake.send(&context.server.inner.tasks, framing, chunks))
 }
 
 /// A kubelet's refusal as a `Status`, its text as the message.
