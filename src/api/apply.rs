@@ -110,6 +110,18 @@ fn try_apply<S: Structure>(
         api_version: String::new(),
         subresource: write.subresource.to_owned(),
     };
+    if let Err(why) = managed::check(schema, config, false) {
+        return Err(plain(format!(
+            "failed to create typed patch object ({}): {why}",
+            described(config)
+        )));
+    }
+    if let Err(why) = managed::check(schema, &live, true) {
+        return Err(plain(format!(
+            "failed to create typed live object ({}): {why}",
+            described(&live)
+        )));
+    }
     let merged = typed::merge(schema, &live, config)
         .map_err(|why| Status::internal(format!("failed to merge config: {why}")))?;
     let reset = FieldSet::of_fields(write.reset);
@@ -163,6 +175,33 @@ fn try_apply<S: Structure>(
     managed::encode(&mut new, &managers);
     update_last_applied(&mut new, config, write);
     Ok(Ok(new))
+}
+
+/// 500 that says no more than the message.
+fn plain(message: String) -> Status {
+    Status {
+        code: 500,
+        ..Status::new(Reason::Unknown, message)
+    }
+}
+
+/// `NAMESPACE/NAME; GROUP/VERSION, Kind=KIND`.
+fn described(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    format!(
+        "{}/{}; {}",
+        text(&object["metadata"]["namespace"]),
+        text(&object["metadata"]["name"]),
+        kind_of(object)
+    )
+}
+
+/// `GROUP/VERSION, Kind=KIND` of an object.
+pub fn kind_of(object: &Value) -> String {
+    let text = |name: &str| object[name].as_str().unwrap_or_default();
+    let version = text("apiVersion");
+    let slash = if version.contains('/') { "" } else { "/" };
+    format!("{slash}{version}, Kind={}", text("kind"))
 }
 
 /// Keeps the client-side annotation in step, for clients that still read it.

@@ -116,6 +116,8 @@ pub struct FieldError {
     pub value: Value,
     /// More.
     pub detail: String,
+    /// The value as Go prints it, where that is not as JSON prints [`Self::value`].
+    pub shown: Option<String>,
 }
 
 impl FieldError {
@@ -131,6 +133,7 @@ impl FieldError {
             field: field.clone(),
             value: value.into(),
             detail: detail.into(),
+            shown: None,
         }
     }
 
@@ -142,6 +145,13 @@ impl FieldError {
     /// Malformed.
     pub fn invalid(field: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(ErrorType::Invalid, field, value, detail)
+    }
+
+    /// Malformed, without showing how.
+    pub fn omitted(field: &Path, detail: impl Into<String>) -> Self {
+        let mut error = Self::new(ErrorType::Invalid, field, Value::Null, detail);
+        error.shown = Some(String::new());
+        error
     }
 
     /// Not allowed here.
@@ -198,9 +208,13 @@ impl FieldError {
             | ErrorType::Forbidden
             | ErrorType::TooLong
             | ErrorType::Internal => {}
+            _ if self.shown.as_deref() == Some("") => {}
             _ => {
                 text.push_str(": ");
-                text.push_str(&go_value(&self.value));
+                match &self.shown {
+                    Some(shown) => text.push_str(shown),
+                    None => text.push_str(&go_value(&self.value)),
+                }
             }
         }
         if !self.detail.is_empty() {
@@ -221,7 +235,11 @@ impl fmt::Display for FieldError {
 /// objects as JSON.
 fn go_value(value: &Value) -> String {
     match value {
-        Value::String(text) => format!("{text:?}"),
-        other => other.to_string(),
+        Value::String(text) => crate::decode::go_quote(text),
+        other => {
+            let mut out = String::new();
+            crate::golang::write_any(other, &mut out);
+            out
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod apply;
 pub mod decode;
 pub mod default;
 pub mod field;
+pub mod golang;
 pub mod gvk;
 pub mod kinds;
 pub mod managed;

@@ -12,10 +12,12 @@ use serde_json::{Map, Value, json};
 
 use crate::meta;
 
+mod check;
 mod node;
 pub mod set;
 pub mod typed;
 
+pub use check::check;
 pub use node::Node;
 use set::FieldSet;
 use typed::Structure;
@@ -212,6 +214,11 @@ pub fn update<S: Structure>(
 ) {
     let zero = schema.zero();
     let live = live.unwrap_or(&zero);
+    // What cannot be told apart has no owners, and no more than that happens.
+    if check(schema, new, true).is_err() || check(schema, live, true).is_err() {
+        *new = stripped(new);
+        return;
+    }
     let live_entries = &live["metadata"]["managedFields"];
     let new_entries = &new["metadata"]["managedFields"];
     let from_live = || decode(live_entries).unwrap_or_default();

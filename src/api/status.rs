@@ -202,7 +202,9 @@ impl Status {
         if !kind.group.is_empty() {
             details.insert("group".into(), kind.group.clone().into());
         }
-        details.insert("kind".into(), kind.kind.clone().into());
+        if !kind.kind.is_empty() {
+            details.insert("kind".into(), kind.kind.clone().into());
+        }
         details.insert("causes".into(), causes.into());
         Self {
             details: Some(details),

@@ -77,6 +77,7 @@ async fn ensure(
         field_validation: "Ignore".to_owned(),
         options: json!({}),
         warnings: Mutex::default(),
+        empties: Mutex::default(),
         resource,
     };
     let bytes = serde_json::to_vec(object).expect("a value is JSON");

@@ -20,6 +20,8 @@ pub(crate) struct Typed {
     pub(crate) value: Value,
     /// `unknown field "x"`, `duplicate field "y"`.
     pub(crate) strict: Vec<String>,
+    /// Paths of lists and maps that were given, empty, and left out.
+    pub(crate) empties: Vec<String>,
 }
 
 /// Most strict errors that are kept.
@@ -34,6 +36,7 @@ pub(crate) fn typed(data: &[u8], ty: TypeRef<'_>, strict: bool) -> Result<Typed,
             None => Ok(Typed {
                 value,
                 strict: reader.strict_errors,
+                empties: reader.empties,
             }),
         },
         Err(stop) => Err(syntax::error(data).unwrap_or_else(|| stop.to_string())),
@@ -48,6 +51,7 @@ pub(crate) fn untyped(data: &[u8], strict: bool) -> Result<Typed, String> {
         Ok(value) => Ok(Typed {
             value,
             strict: reader.strict_errors,
+            empties: Vec::new(),
         }),
         Err(stop) => Err(syntax::error(data).unwrap_or_else(|| stop.to_string())),
     }
@@ -162,6 +166,7 @@ struct Reader<'a> {
     at: usize,
     strict: bool,
     strict_errors: Vec<String>,
+    empties: Vec<String>,
     /// Path for strict errors: keys and indices.
     path: Vec<Step<'a>>,
     /// Go's stack of fields for type errors, and the struct of the last one.
@@ -183,6 +188,7 @@ impl<'a> Reader<'a> {
             at: 0,
             strict,
             strict_errors: Vec::new(),
+            empties: Vec::new(),
             path: Vec::new(),
             fields: Vec::new(),
             within: None,
@@ -406,6 +412,15 @@ impl<'a> Reader<'a> {
         if !self.strict || self.strict_errors.len() >= MAX_STRICT {
             return;
         }
+        let path = self.path_of(name);
+        let error = format!("{what} field {}", go_quote(&path));
+        if !self.strict_errors.contains(&error) {
+            self.strict_errors.push(error);
+        }
+    }
+
+    /// The path of a field of the object that is being read.
+    fn path_of(&self, name: &str) -> String {
         let mut path = String::new();
         for step in &self.path {
             match step {
@@ -422,10 +437,7 @@ impl<'a> Reader<'a> {
             path.push('.');
         }
         path.push_str(name);
-        let error = format!("{what} field {}", go_quote(&path));
-        if !self.strict_errors.contains(&error) {
-            self.strict_errors.push(error);
-        }
+        path
     }
 
     /// A type error at this place.
@@ -644,7 +656,16 @@ impl<'a> Reader<'a> {
             self.fields.truncate(fields);
             self.within = within;
             nonzero |= held || field.is_pointer() && !value.is_null();
+            let empty = match &value {
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                _ => false,
+            };
             put(&mut map, field, value, held);
+            if empty && self.strict && !map.contains_key(field.name()) {
+                let path = self.path_of(field.name());
+                self.empties.push(path);
+            }
         }
         for (index, field) in it.fields().enumerate() {
             if seen & 1 << (index & 127) == 0
@@ -654,6 +675,36 @@ impl<'a> Reader<'a> {
             }
         }
         Ok((Value::Object(map), nonzero))
+    }
+
+    /// Bytes given as a list of numbers.
+    fn byte_array(&mut self, depth: usize) -> Result<Held, Stop> {
+        let (mut bytes, mut first) = (Vec::new(), true);
+        while self.next_item(&mut first, b'[', b']')? {
+            match self.kind_of_value() {
+                "number" => {
+                    let text = self.number()?;
+                    match text.parse::<u8>() {
+                        Ok(byte) => bytes.push(byte),
+                        Err(_) => {
+                            let error = self.type_error(format!("number {text}"), "uint8");
+                            self.save(error);
+                        }
+                    }
+                }
+                kind => {
+                    let error = self.type_error(kind, "uint8");
+                    self.skip(depth + 1)?;
+                    if kind == "null" {
+                        bytes.push(0);
+                    } else {
+                        self.save(error);
+                    }
+                }
+            }
+        }
+        let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+        Ok((Value::String(text), true))
     }
 
     fn scalar<'t: 'a>(
@@ -714,6 +765,7 @@ impl<'a> Reader<'a> {
                         }
                     }
                 }
+                "array" => self.byte_array(depth),
                 _ => self.mismatch(ty, depth),
             },
             Scalar::Time | Scalar::MicroTime | Scalar::Duration => {

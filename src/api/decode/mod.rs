@@ -75,6 +75,9 @@ pub struct Decoded {
     pub gvk: GroupVersionKind,
     /// What field validation has against it; empty unless it was asked to warn.
     pub warnings: Vec<String>,
+    /// Paths of lists and maps that were given, empty: the object leaves them
+    /// out, errors about them do not.
+    pub empties: Vec<String>,
 }
 
 /// Decodes the body of a create or update of a built-in kind.
@@ -142,6 +145,7 @@ pub fn object(
         object,
         gvk,
         warnings: problems,
+        empties: typed.empties,
     })
 }
 
@@ -172,6 +176,7 @@ fn protobuf(body: &[u8], expected: &GroupVersionKind) -> Result<Decoded, Status>
         object,
         gvk,
         warnings: Vec::new(),
+        empties: Vec::new(),
     })
 }
 

@@ -280,6 +280,7 @@ impl Kind for DaemonSet {
     fn validate_update(&self, new: &Value, old: &Value, context: &Context<'_>) -> Vec<FieldError> {
         match context.subresource {
             "" => validate::apps::daemon_set_update(new, old),
+            "status" => validate::apps::daemon_set_status(new, old),
             _ => Vec::new(),
         }
     }
@@ -374,6 +375,7 @@ impl Kind for StatefulSet {
     fn validate_update(&self, new: &Value, old: &Value, context: &Context<'_>) -> Vec<FieldError> {
         match context.subresource {
             "" => validate::apps::stateful_set_update(new, old),
+            "status" => validate::apps::stateful_set_status(new, old),
             _ => Vec::new(),
         }
     }

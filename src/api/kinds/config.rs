@@ -168,6 +168,18 @@ impl Kind for ApiService {
         };
     }
 
+    fn name_rule(&self) -> crate::meta::NameRule {
+        crate::meta::NameRule::PathSegment
+    }
+
+    fn judges_finalizers(&self) -> bool {
+        false
+    }
+
+    fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
+        validate::config::api_service(object)
+    }
+
     fn columns(&self) -> &'static [Column] {
         API_SERVICE
     }

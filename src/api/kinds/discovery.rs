@@ -33,22 +33,11 @@ impl Kind for EndpointSlice {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, _: &Context<'_>) {
-        let without_rest = |object: &Value| {
-            let mut object = object.clone();
-            if let Some(metadata) = object["metadata"].as_object_mut() {
-                for name in ["resourceVersion", "managedFields", "generation"] {
-                    metadata.remove(name);
-                }
-            }
-            object
-        };
-        let (left, right) = (without_rest(new), without_rest(old));
         let labels = ["metadata", "labels"];
-        let changed = ["endpoints", "ports"]
+        let changed = ["addressType", "endpoints", "ports"]
             .iter()
-            .any(|name| !same(&left[*name], &right[*name]))
-            || !same(at(&left, &labels), at(&right, &labels))
-            || !same(&left, &right);
+            .any(|name| !same(&new[*name], &old[*name]))
+            || !same(at(new, &labels), at(old, &labels));
         if changed {
             meta::set_generation(new, meta::generation(old) + 1);
         }

@@ -30,6 +30,13 @@ impl Kind for FlowSchema {
         validate::flowcontrol::schema(object)
     }
 
+    fn validate_update(&self, new: &Value, _: &Value, context: &Context<'_>) -> Vec<FieldError> {
+        match context.subresource {
+            "" => validate::flowcontrol::schema(new),
+            _ => validate::flowcontrol::conditions(new),
+        }
+    }
+
     fn columns(&self) -> &'static [Column] {
         columns::FLOWSCHEMA
     }
@@ -78,6 +85,13 @@ impl Kind for PriorityLevel {
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
         validate::flowcontrol::level(object)
+    }
+
+    fn validate_update(&self, new: &Value, _: &Value, context: &Context<'_>) -> Vec<FieldError> {
+        match context.subresource {
+            "" => validate::flowcontrol::level(new),
+            _ => validate::flowcontrol::conditions(new),
+        }
     }
 
     fn columns(&self) -> &'static [Column] {

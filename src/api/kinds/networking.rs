@@ -39,6 +39,13 @@ impl Kind for Ingress {
         validate::networking::ingress(object)
     }
 
+    fn validate_update(&self, new: &Value, _: &Value, context: &Context<'_>) -> Vec<FieldError> {
+        match context.subresource {
+            "" => validate::networking::ingress(new),
+            _ => validate::networking::ingress_status(new),
+        }
+    }
+
     fn columns(&self) -> &'static [Column] {
         columns::INGRESS
     }

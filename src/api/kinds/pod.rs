@@ -31,7 +31,7 @@ impl Kind for Pod {
         object(pod, "status");
     }
 
-    fn prepare_create(&self, pod: &mut Value, _: &Context<'_>) {
+    fn prepare_create(&self, pod: &mut Value, context: &Context<'_>) {
         meta::set_generation(pod, 1);
         pod["status"] = json!({ "phase": "Pending", "qosClass": qos_class(&pod["spec"]) });
         if !blank(&pod["spec"]["schedulingGates"]) {
@@ -39,7 +39,7 @@ impl Kind for Pod {
                 "type": "PodScheduled",
                 "status": "False",
                 "lastProbeTime": null,
-                "lastTransitionTime": null,
+                "lastTransitionTime": context.now,
                 "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
             }]);

@@ -172,6 +172,16 @@ fn handler(handler: &mut Value) {
     });
 }
 
+/// Whether this is a part of the name of an image: lower case, with separators
+/// between its words.
+fn component(part: &str) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    part.starts_with(edge)
+        && part.ends_with(edge)
+        && part.chars().all(|c| edge(c) || "._-".contains(c))
+        && !part.contains("..")
+}
+
 /// `Always` for a moving tag, else `IfNotPresent`.
 fn pull_policy(image: &str) -> &'static str {
     let (name, digest) = match image.split_once('@') {
@@ -183,10 +193,11 @@ fn pull_policy(image: &str) -> &'static str {
         Some(at) => (&name[..tail + at], Some(&name[tail + at + 1..])),
         None => (name, None),
     };
-    let well_formed = !repository.is_empty()
-        && !repository[tail..]
-            .chars()
-            .any(|c| c.is_ascii_uppercase() || c == ' ');
+    let well_formed = repository.len() <= 255
+        && repository.split('/').enumerate().all(|(index, part)| {
+            // The first part may be the host of a registry.
+            index == 0 && part.contains(['.', ':']) || component(part)
+        });
     let latest = match (tag, digest) {
         (Some(tag), _) => tag == "latest",
         (None, digest) => digest.is_none(),

@@ -80,6 +80,7 @@ impl Kind for Service {
     fn validate_update(&self, new: &Value, old: &Value, context: &Context<'_>) -> Vec<FieldError> {
         match context.subresource {
             "" => validate::service::service_update(new, old),
+            "status" => validate::service::service_status(new),
             _ => Vec::new(),
         }
     }

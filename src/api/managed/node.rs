@@ -100,6 +100,42 @@ impl Structure for Node<'_> {
         ty.as_struct()?.field(name)?.default_value().cloned()
     }
 
+    fn mismatch(&self, value: &Value) -> Option<String> {
+        use super::check::{go_type, wrapped, wrapped_syntax};
+        let Inner::Typed { ty, .. } = self.0 else {
+            return None;
+        };
+        match (ty.shape(), value) {
+            (crate::Shape::List(_), Value::Array(_))
+            | (crate::Shape::Map(_) | crate::Shape::Struct(_), Value::Object(_)) => None,
+            (crate::Shape::List(_), _) => Some(format!("expected list, got {}", wrapped(value))),
+            (crate::Shape::Map(_) | crate::Shape::Struct(_), _) => {
+                Some(format!("expected map, got {}", wrapped(value)))
+            }
+            (crate::Shape::Scalar(scalar), _) => match scalar {
+                Scalar::String | Scalar::Bytes | Scalar::Duration => (!value.is_string())
+                    .then(|| format!("expected string, got {}", wrapped_syntax(value))),
+                Scalar::Bool => (!value.is_boolean())
+                    .then(|| format!("expected boolean, got {}", wrapped(value))),
+                Scalar::Int32 | Scalar::Int64 | Scalar::Uint64 | Scalar::Float64 => (!value
+                    .is_number())
+                .then(|| format!("expected numeric (int or float), got {}", go_type(value))),
+                Scalar::Time | Scalar::MicroTime | Scalar::Quantity | Scalar::IntOrString => {
+                    (value.is_object() || value.is_array())
+                        .then(|| format!("expected any scalar, got {}", wrapped(value)))
+                }
+                _ => None,
+            },
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        let Inner::Typed { ty, .. } = self.0 else {
+            return false;
+        };
+        matches!(ty.shape(), crate::Shape::Struct(it) if !it.preserves_unknown())
+    }
+
     fn zero(&self) -> Value {
         match self.0 {
             Inner::Typed { ty, .. } => zero(ty),

@@ -31,6 +31,14 @@ pub trait Structure: Clone {
     fn item(&self) -> Self;
     /// What a list item without this key is taken to have.
     fn key_default(&self, name: &str) -> Option<Value>;
+    /// Why a value is none of this type, if it is not.
+    fn mismatch(&self, _value: &Value) -> Option<String> {
+        None
+    }
+    /// Whether an object may only have the fields that the type declares.
+    fn is_closed(&self) -> bool {
+        false
+    }
     /// An object that sets nothing, as Go writes it: structs that are no
     /// pointers are there and empty, required lists are null. What it has is
     /// not set by whoever creates the object.
@@ -74,7 +82,7 @@ fn items(value: Option<&Value>) -> &[Value] {
 }
 
 /// The path element of a list's item; `None` if it cannot be told apart.
-fn element<S: Structure>(schema: &S, shape: &Shape, item: &Value) -> Option<Element> {
+pub(super) fn element<S: Structure>(schema: &S, shape: &Shape, item: &Value) -> Option<Element> {
     match shape {
         Shape::Set => match item {
             Value::Array(_) | Value::Object(_) | Value::Null => None,

@@ -57,6 +57,13 @@ pub struct Operation {
     value: Value,
 }
 
+impl Operation {
+    /// The places that it goes to.
+    pub(super) fn pointers(&self) -> impl Iterator<Item = &str> {
+        self.path.as_deref().into_iter().chain(self.from.as_deref())
+    }
+}
+
 /// Reads a patch, with the problems that strict validation has with it.
 ///
 /// # Errors

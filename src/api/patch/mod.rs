@@ -7,6 +7,8 @@
 
 pub mod json;
 pub mod merge;
+mod restore;
+mod shown;
 pub mod strategic;
 
 use serde_json::Value;
@@ -74,13 +76,45 @@ pub fn apply(
             return Err(Status::bad_request("Invalid JSON Patch"));
         };
         let merged = strategic::apply(current.clone(), patch, ty).map_err(|it| it.status())?;
-        return finish(&merged, shown, ty, problems, validation);
+        if let Some(error) = restore::mismatch(&merged, ty) {
+            return Err(invalid(&shown, &error));
+        }
+        let mut patched = finish(&merged, || shown.clone(), ty, problems, validation)?;
+        // What the patch says of the type is read and forgotten.
+        for name in ["apiVersion", "kind"] {
+            if let Some(own) = current.get(name) {
+                patched.object[name] = own.clone();
+            }
+        }
+        return Ok(patched);
     }
     let (merged, problems) = untyped(patch_type, current, body, strict)?;
-    let shown = merged.to_string();
+    let own = ty;
+    let show = || shown_after(patch_type, current, &merged, body, own);
     let ty = renamed(current, &merged).unwrap_or(Ok(ty));
-    let ty = ty.map_err(|error| invalid(&shown, &error))?;
-    finish(&merged, shown, ty, problems, validation)
+    let ty = ty.map_err(|error| invalid(&show(), &error))?;
+    finish(&merged, show, ty, problems, validation)
+}
+
+/// The document after a JSON or merge patch, as errors show it.
+fn shown_after(
+    patch_type: PatchType,
+    current: &Value,
+    merged: &Value,
+    body: &[u8],
+    ty: TypeRef<'_>,
+) -> String {
+    match patch_type {
+        PatchType::Json => {
+            let operations = json::parse(body, false).map_or_else(|_| Vec::new(), |it| it.0);
+            let pointers = operations.iter().flat_map(json::Operation::pointers);
+            shown::patched(merged, pointers, ty)
+        }
+        _ => {
+            let patch = object_body(body, false).map_or(Value::Null, |it| it.0);
+            shown::merged(current, merged, &patch, ty)
+        }
+    }
 }
 
 /// Applies a JSON or merge patch and leaves the result as it is, with the
@@ -172,18 +206,18 @@ fn invalid(shown: &str, error: &str) -> Status {
 
 fn finish(
     merged: &Value,
-    shown: String,
+    shown: impl Fn() -> String,
     ty: TypeRef<'_>,
     mut problems: Vec<String>,
     validation: FieldValidation,
 ) -> Result<Patched, Status> {
     let strict = validation != FieldValidation::Ignore;
     let (mut object, unknown) =
-        decode::retype(merged, ty, strict).map_err(|error| invalid(&shown, &error))?;
+        decode::retype(merged, ty, strict).map_err(|error| invalid(&shown(), &error))?;
     problems.extend(unknown);
     if validation == FieldValidation::Strict && !problems.is_empty() {
         let error = format!("strict decoding error: {}", problems.join(", "));
-        return Err(invalid(&shown, &error));
+        return Err(invalid(&shown(), &error));
     }
     for name in ["apiVersion", "kind"] {
         if let Some(value) = merged.get(name) {

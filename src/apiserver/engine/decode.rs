@@ -55,6 +55,7 @@ impl Engine {
             )));
         }
         call.warn(decoded.warnings);
+        *call.empties.lock() = decoded.empties;
         Ok(decoded.object)
     }
 

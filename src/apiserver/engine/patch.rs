@@ -98,6 +98,12 @@ impl<'a> Patch<'a> {
         }
         let ty = self.engine.type_of(gvk)?;
         let api_version = gvk.group_version().to_string();
+        if config["apiVersion"] != api_version || config["kind"] != gvk.kind {
+            return Err(Status::bad_request(format!(
+                "invalid object type: {}",
+                api::apply::kind_of(&config)
+            )));
+        }
         let now = now();
         let object = api::apply::apply(
             &Node::from(ty),

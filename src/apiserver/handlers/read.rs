@@ -105,6 +105,7 @@ pub(super) fn integer(context: &Context<'_>, name: &str) -> Result<Option<i64>, 
 
 pub(super) fn list_options(context: &Context<'_>) -> Result<ListOptions, Status> {
     let limit = integer(context, "limit")?.unwrap_or(0).max(0);
+    integer(context, "timeoutSeconds")?;
     if context.query.get("sendInitialEvents").is_some() && !context.query.flag("watch") {
         let kind = api::GroupKind {
             group: "meta.k8s.io".into(),

@@ -161,6 +161,7 @@ pub(crate) fn call(context: &Context<'_>, view: &View, options_kind: &str) -> Re
         },
         options,
         warnings: Mutex::default(),
+        empties: Mutex::default(),
     })
 }
 

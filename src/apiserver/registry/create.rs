@@ -77,11 +77,7 @@ impl Registry {
         let errors =
             api::kinds::validate_create(resource.rules, &object, resource.namespaced, &context);
         if !errors.is_empty() {
-            return Err(Status::invalid(
-                &api::kinds::error_kind(&resource.kind),
-                &name,
-                &errors,
-            ));
+            return Err(self.invalid(call, &name, errors));
         }
         call.warn(resource.rules.warnings(&object, None, &context));
         let review = call.review(Operation::Create, &kind, object, None);
@@ -127,6 +123,22 @@ impl Registry {
                 Err(status)
             }
         }
+    }
+
+    /// 422 with values printed as upstream's types print them.
+    pub(super) fn invalid(
+        &self,
+        call: &Call,
+        name: &str,
+        mut errors: Vec<api::FieldError>,
+    ) -> Status {
+        let resource = &call.resource;
+        let stored = api::GroupVersion::parse(resource.codec.api_version()).unwrap_or_default();
+        let gvk = api::GroupVersionKind::new(stored.group, stored.version, &*resource.kind.kind);
+        if let Some(ty) = self.engine.scheme.type_of(&gvk) {
+            api::golang::print(&mut errors, ty, &call.empties.lock());
+        }
+        Status::invalid(&api::kinds::error_kind(&resource.kind), name, &errors)
     }
 
     /// Runs admission on an object that will not be stored; returns it.

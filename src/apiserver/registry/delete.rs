@@ -259,6 +259,7 @@ impl Registry {
                 field_validation: String::new(),
                 options: call.options.clone(),
                 warnings: parking_lot::Mutex::default(),
+                empties: parking_lot::Mutex::default(),
             };
             match self.delete(&one, options).await {
                 Ok(_) => {}

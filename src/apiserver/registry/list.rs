@@ -83,9 +83,10 @@ impl Token {
                 base64::DecodeError::InvalidByte(at, _) => {
                     bad(&format!(": illegal base64 data at input byte {at}"))
                 }
+                // Go counts to where the part that cannot be decoded begins.
                 _ => bad(&format!(
                     ": illegal base64 data at input byte {}",
-                    text.len()
+                    text.len() / 4 * 4
                 )),
             })?;
         let token: Self = serde_json::from_slice(&bytes).map_err(|_| match bytes.first() {

@@ -55,6 +55,8 @@ pub(crate) struct Call {
     pub options: Value,
     /// `Warning:` headers collected on the way.
     pub warnings: Mutex<Vec<String>>,
+    /// Paths of lists and maps that the body has, empty.
+    pub empties: Mutex<Vec<String>>,
 }
 
 impl Call {

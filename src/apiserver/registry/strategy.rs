@@ -33,6 +33,7 @@ const CREATE_ON_UPDATE: &[&str] = &[
     "leasecandidates.coordination.k8s.io",
     "limitranges",
     "events",
+    "events.events.k8s.io",
     "services",
     "endpoints",
 ];

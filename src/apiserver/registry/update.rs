@@ -33,6 +33,11 @@ pub(crate) trait Change: Send + Sync {
         false
     }
 
+    /// The whole new object, where the client sent it.
+    fn whole(&self) -> Option<&Value> {
+        None
+    }
+
     /// Whether field ownership is part of the change already.
     fn manages_fields(&self) -> bool {
         false
@@ -45,6 +50,10 @@ pub(crate) struct Replace(pub Value);
 impl Change for Replace {
     fn apply(&self, _call: &Call, _current: Option<&Value>) -> Result<Value, Status> {
         Ok(self.0.clone())
+    }
+
+    fn whole(&self) -> Option<&Value> {
+        Some(&self.0)
     }
 }
 
@@ -64,6 +73,9 @@ impl Registry {
     /// Changes the object the call names.
     pub(crate) async fn update(&self, call: &Call, change: &dyn Change) -> Result<Updated, Status> {
         let resource = &call.resource;
+        if let Some(whole) = change.whole() {
+            check_name(call, whole)?;
+        }
         let key = resource.key(&call.namespace, &call.name);
         let mut current = self.read_any(resource, &key).await?;
         let mut fresh = false;
@@ -125,6 +137,13 @@ impl Registry {
         }
         meta::match_namespace(&mut new, self.object_namespace(call))?;
         check_name(call, &new)?;
+        let uid = change.whole().and_then(|it| it["metadata"]["uid"].as_str());
+        if let Some(uid) = uid
+            && !uid.is_empty()
+            && old["metadata"]["uid"] != uid
+        {
+            return Err(wrong_uid(call, key, uid, &old));
+        }
         if !change.manages_fields() {
             self.engine.manage(call, &old, &mut new, &now);
         }
@@ -141,11 +160,7 @@ impl Registry {
         let errors =
             api::kinds::validate_update(resource.rules, &new, &old, resource.namespaced, &context);
         if !errors.is_empty() {
-            return Err(Status::invalid(
-                &api::kinds::error_kind(&resource.kind),
-                &name_of(&new),
-                &errors,
-            ));
+            return Err(self.invalid(call, &name_of(&new), errors));
         }
         call.warn(resource.rules.warnings(&new, Some(&old), &context));
         self.engine.settle_times(&mut new, &old);
@@ -277,15 +292,12 @@ impl Registry {
         let given: u64 = match given {
             "" => 0,
             text => text.parse().map_err(|_| {
-                Status::invalid(
-                    &resource.kind,
-                    &call.name,
-                    &[FieldError::invalid(
-                        &Path::new("metadata").child("resourceVersion"),
-                        text,
-                        format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-                    )],
-                )
+                // Upstream fails on it, and says no more than that.
+                let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+                Status {
+                    code: 500,
+                    ..Status::new(api::Reason::Unknown, why)
+                }
             })?,
         };
         if given == 0 {
@@ -321,6 +333,33 @@ fn done(entry: Arc<Entry>) -> Attempt {
         entry,
         created: false,
     })
+}
+
+/// What upstream's storage says of a uid that is not the object's.
+fn wrong_uid(call: &Call, key: &str, uid: &str, old: &Value) -> Status {
+    let resource = &call.resource;
+    let place = match (
+        &*resource.group_resource.group,
+        &*resource.group_resource.resource,
+    ) {
+        ("", "endpoints") => "services/endpoints",
+        ("", "services") => "services/specs",
+        ("", "nodes") => "minions",
+        ("", "replicationcontrollers") => "controllers",
+        ("networking.k8s.io", "ingresses") => "ingress",
+        ("apiregistration.k8s.io", "apiservices") => "apiregistration.k8s.io/apiservices",
+        (_, plural) => plural,
+    };
+    let actual = old["metadata"]["uid"].as_str().unwrap_or_default();
+    Status::conflict(
+        &resource.group_resource,
+        &call.name,
+        &format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{place}/{key}, \
+             ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: \
+             {uid}, UID in object meta: {actual}"
+        ),
+    )
 }
 
 fn check_name(call: &Call, object: &Value) -> Result<(), Status> {

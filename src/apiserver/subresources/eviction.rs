@@ -162,6 +162,7 @@ fn internal(call: &Call, resource: Arc<crate::registry::Resource>, name: &str) -
         field_validation: String::new(),
         options: json!({}),
         warnings: Mutex::default(),
+        empties: Mutex::default(),
     }
 }
 

@@ -225,11 +225,13 @@ pub(super) fn spread_constraints(spec: &Value, path: &Path, errors: &mut Errors)
                     "must be greater than zero",
                 ));
             }
-            if action == "ScheduleAnyway" {
+            if action != "DoNotSchedule" {
                 errors.push(FieldError::invalid(
                     &at.child("minDomains"),
                     domains,
-                    "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not ScheduleAnyway",
+                    format!(
+                        "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"
+                    ),
                 ));
             }
         }

@@ -315,6 +315,78 @@ pub(in crate::kinds) fn replica_set_update(new: &Value, old: &Value) -> Errors {
     errors
 }
 
+/// `ValidateStatefulSetStatus`.
+pub(in crate::kinds) fn stateful_set_status(new: &Value, old: &Value) -> Errors {
+    let (status, path) = (&new["status"], Path::new("status"));
+    let mut errors = Vec::new();
+    nonnegative(
+        status,
+        &[
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+            "observedGeneration",
+            "collisionCount",
+        ],
+        &path,
+        &mut errors,
+    );
+    for name in [
+        "readyReplicas",
+        "currentReplicas",
+        "updatedReplicas",
+        "availableReplicas",
+    ] {
+        at_most(status, name, "replicas", TOTAL, &mut errors);
+    }
+    at_most(
+        status,
+        "availableReplicas",
+        "readyReplicas",
+        "cannot be greater than status.readyReplicas",
+        &mut errors,
+    );
+    never_less(status, &old["status"], &mut errors);
+    errors
+}
+
+/// `ValidateDaemonSetStatus`.
+pub(in crate::kinds) fn daemon_set_status(new: &Value, old: &Value) -> Errors {
+    let (status, path) = (&new["status"], Path::new("status"));
+    let mut errors = Vec::new();
+    nonnegative(
+        status,
+        &[
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+            "observedGeneration",
+            "updatedNumberScheduled",
+            "numberAvailable",
+            "numberUnavailable",
+            "collisionCount",
+        ],
+        &path,
+        &mut errors,
+    );
+    never_less(status, &old["status"], &mut errors);
+    errors
+}
+
+fn never_less(new: &Value, old: &Value, errors: &mut Errors) {
+    let count = int(new, "collisionCount");
+    if count < int(old, "collisionCount") {
+        errors.push(FieldError::invalid(
+            &Path::new("status").child("collisionCount"),
+            count,
+            "cannot be decremented",
+        ));
+    }
+}
+
 /// `ValidateReplicationController`.
 pub(in crate::kinds) fn replication_controller(controller: &Value) -> Errors {
     let (spec, path) = (&controller["spec"], at_spec());
@@ -476,6 +548,11 @@ fn stateful_set_spec(set: &Value, create: bool) -> Errors {
             ));
         }
     }
+    if create {
+        for (at, claim) in crate::kinds::value::indexed(spec, "volumeClaimTemplates", &path) {
+            errors.extend(super::volume::claim_spec(&claim["spec"], &at.child("spec")));
+        }
+    }
     nonnegative(spec, &["replicas", "minReadySeconds"], &path, &mut errors);
     if let Some(error) = common::nonnegative(&spec["ordinals"], "start", &path.child("ordinals")) {
         errors.push(error);
@@ -492,7 +569,8 @@ fn stateful_set_spec(set: &Value, create: bool) -> Errors {
     let at = path.child("template");
     let mut template = spec["template"].clone();
     let matched = matches(&spec["selector"], &template);
-    if matched == Some(false) && !selects_all(&spec["selector"]) {
+    let none = spec["selector"].is_null();
+    if none || matched == Some(false) && !selects_all(&spec["selector"]) {
         errors.push(mismatch(&template, &at));
     }
     if matched.is_none() {

@@ -152,11 +152,17 @@ fn source(source: &Value, kind: &str, at: &Path, errors: &mut Errors) {
                 "must specify a resource name",
             ));
         }
-        if kind == "containerResource" && text(source, "container").is_empty() {
-            errors.push(FieldError::required(
-                &at.child("container"),
-                "must specify a container",
-            ));
+        if kind == "containerResource" {
+            let name = text(source, "name");
+            if !name.is_empty() {
+                errors.extend(common::container_resource_name(name, &at.child("name")));
+            }
+            let (at, container) = (at.child("container"), text(source, "container"));
+            if container.is_empty() {
+                errors.push(FieldError::required(&at, "must specify a container"));
+            } else {
+                errors.extend(invalid(&at, container, names::dns_label(container)));
+            }
         }
     } else {
         if kind == "object" {
@@ -175,16 +181,21 @@ fn source(source: &Value, kind: &str, at: &Path, errors: &mut Errors) {
         }
     }
     match text(target, "type") {
-        "" => errors.push(FieldError::required(
-            &at_target.child("type"),
-            "must specify a metric target type",
-        )),
         "Utilization" | "Value" | "AverageValue" => {}
-        _ => errors.push(FieldError::invalid(
-            &at_target.child("type"),
-            text(target, "type"),
-            "must be either Utilization, Value, or AverageValue",
-        )),
+        kind => {
+            let at = at_target.child("type");
+            if kind.is_empty() {
+                errors.push(FieldError::required(
+                    &at,
+                    "must specify a metric target type",
+                ));
+            }
+            errors.push(FieldError::invalid(
+                &at,
+                kind,
+                "must be either Utilization, Value, or AverageValue",
+            ));
+        }
     }
     for name in ["value", "averageValue"] {
         if !target[name].is_null() && common::quantity(&target[name]).sign() <= 0 {
@@ -225,7 +236,17 @@ fn source(source: &Value, kind: &str, at: &Path, errors: &mut Errors) {
     } else if kind != "pods" && target["value"].is_null() && !average {
         errors.push(FieldError::required(
             &at_target.child("averageValue"),
-            "must set either a target value for metric or a per-pod target",
+            if kind == "object" {
+                "must set either a target value or averageValue"
+            } else {
+                "must set either a target value for metric or a per-pod target"
+            },
+        ));
+    }
+    if kind == "external" && average && !target["value"].is_null() {
+        errors.push(FieldError::forbidden(
+            &at_target.child("value"),
+            "may not set both a target value for metric and a per-pod target",
         ));
     }
 }

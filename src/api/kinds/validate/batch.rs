@@ -35,6 +35,13 @@ fn spec(spec: &Value, path: &Path) -> Errors {
             "when maxFailedIndexes is specified",
         ));
     }
+    if let Some(manager) = spec["managedBy"].as_str() {
+        let at = path.child("managedBy");
+        errors.extend(super::domain_prefixed_path(manager, &at));
+        if manager.len() > 63 {
+            errors.push(FieldError::too_long(&at, 63));
+        }
+    }
     let indexed = spec["completionMode"] == "Indexed";
     if let Some(mode) = spec["completionMode"].as_str()
         && !matches!(mode, "Indexed" | "NonIndexed")
@@ -82,9 +89,15 @@ fn spec(spec: &Value, path: &Path) -> Errors {
                 ));
             }
         }
-        if spec["successPolicy"].is_object() {
+    }
+    super::batch_policy::failure(spec, path, &mut errors);
+    if spec["successPolicy"].is_object() {
+        let at = path.child("successPolicy");
+        if indexed {
+            super::batch_policy::success(spec, &at, &mut errors);
+        } else {
             errors.push(FieldError::invalid(
-                &path.child("successPolicy"),
+                &at,
                 spec["successPolicy"].clone(),
                 "requires indexed completion mode",
             ));
@@ -229,7 +242,9 @@ pub(in crate::kinds) fn job(job: &Value) -> Errors {
 /// `ValidateJobUpdate`.
 pub(in crate::kinds) fn job_update(new: &Value, old: &Value) -> Errors {
     let path = Path::new("spec");
-    let mut errors = job_spec(new);
+    // The strategy judges the job, the update its specification again.
+    let mut errors = job(new);
+    errors.extend(job_spec(new));
     let (now, before) = (&new["spec"], &old["spec"]);
     let at = path.child("completions");
     if now["completionMode"] == "Indexed" {

@@ -283,6 +283,62 @@ pub(super) fn descending_path(value: &str, path: &Path) -> Vec<FieldError> {
     errors
 }
 
+/// Where a load balancer is reached: `ValidateLoadBalancerStatus`, whose
+/// services say how the addresses work.
+pub(super) fn balancer(status: &Value, service: bool) -> Vec<FieldError> {
+    let path = Path::new("status").child("loadBalancer");
+    let mut errors = Vec::new();
+    for (at, entry) in crate::kinds::value::indexed(&status["loadBalancer"], "ingress", &path) {
+        let (address, host) = (text(entry, "ip"), text(entry, "hostname"));
+        if !address.is_empty() {
+            errors.extend(ip(address, &at.child("ip")));
+        }
+        if service {
+            let at = at.child("ipMode");
+            match entry["ipMode"].as_str() {
+                None if !address.is_empty() => errors.push(FieldError::required(
+                    &at,
+                    "must be specified when `ip` is set",
+                )),
+                None | Some("VIP" | "Proxy") if !address.is_empty() => {}
+                None => {}
+                Some(_) if address.is_empty() => errors.push(FieldError::forbidden(
+                    &at,
+                    "may not be specified when `ip` is not set",
+                )),
+                Some(mode) => {
+                    errors.push(FieldError::not_supported(&at, mode, &["Proxy", "VIP"]));
+                }
+            }
+        }
+        if !host.is_empty() {
+            let at = at.child("hostname");
+            errors.extend(crate::kinds::value::invalid(
+                &at,
+                host,
+                names::dns_subdomain(host),
+            ));
+            if parse_ip(host).is_some() {
+                errors.push(FieldError::invalid(
+                    &at,
+                    host,
+                    "must be a DNS name, not an IP address",
+                ));
+            }
+        }
+    }
+    errors
+}
+
+/// What differs between two values of a type of the core group: `diff.Diff`.
+pub(super) fn diff(old: &Value, new: &Value, name: &str) -> String {
+    crate::Scheme::builtin()
+        .schema()
+        .named("core/v1", name)
+        .map(|ty| crate::golang::diff(old, new, ty))
+        .unwrap_or_default()
+}
+
 /// `ValidateImmutableField`: the new value must be the old one.
 pub(super) fn immutable(new: &Value, old: &Value, path: &Path) -> Option<FieldError> {
     (!crate::kinds::value::same(new, old)).then(|| meta::immutable(path, new.clone()))

@@ -93,6 +93,91 @@ pub(in crate::kinds) fn priority_class_update(new: &Value, old: &Value) -> Error
     errors
 }
 
+/// `ValidateAPIService`.
+pub(in crate::kinds) fn api_service(service: &Value) -> Errors {
+    let (spec, path) = (&service["spec"], Path::new("spec"));
+    let (group, version) = (text(spec, "group"), text(spec, "version"));
+    let name = text(&service["metadata"], "name");
+    let required = format!("{version}.{group}");
+    let mut errors = Vec::new();
+    if name != required {
+        errors.push(FieldError::invalid(
+            &Path::new("metadata").child("name"),
+            name,
+            format!("must be `spec.version+\".\"+spec.group`: {required:?}"),
+        ));
+    }
+    if !group.is_empty() {
+        errors.extend(invalid(
+            &path.child("group"),
+            group,
+            names::dns_subdomain(group),
+        ));
+    } else if version != "v1" {
+        errors.push(FieldError::required(
+            &path.child("group"),
+            "only v1 may have an empty group and it better be legacy kube",
+        ));
+    }
+    errors.extend(invalid(
+        &path.child("version"),
+        version,
+        names::dns_1035_label(version),
+    ));
+    for (field, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
+        let priority = int(spec, field);
+        if !(1..=most).contains(&priority) {
+            errors.push(FieldError::invalid(
+                &path.child(field),
+                priority,
+                format!("must be positive and less than {most}"),
+            ));
+        }
+    }
+    let bundle = text(spec, "caBundle");
+    let insecure = spec["insecureSkipTLSVerify"] == true;
+    let reference = &spec["service"];
+    if !reference.is_object() {
+        if !bundle.is_empty() {
+            let bytes = bundle.trim_end_matches('=').len() * 3 / 4;
+            errors.push(FieldError::invalid(
+                &path.child("caBundle"),
+                format!("{bytes} bytes"),
+                "local APIServices may not have a caBundle",
+            ));
+        }
+        if insecure {
+            errors.push(FieldError::invalid(
+                &path.child("insecureSkipTLSVerify"),
+                true,
+                "local APIServices may not have insecureSkipTLSVerify",
+            ));
+        }
+        return errors;
+    }
+    let at = path.child("service");
+    for field in ["namespace", "name"] {
+        errors.extend(common::required(reference, field, &at));
+    }
+    let port = int(reference, "port");
+    let wrong = names::port_number(port);
+    if !wrong.is_empty() {
+        errors.push(FieldError::invalid(
+            &at.child("port"),
+            port,
+            format!("port is not valid: {}", wrong.join(", ")),
+        ));
+    }
+    if insecure && !bundle.is_empty() {
+        errors.push(FieldError::invalid(
+            &path.child("insecureSkipTLSVerify"),
+            true,
+            "may not be true if caBundle is present",
+        ));
+    }
+    errors
+}
+
 /// `ValidateRuntimeClass`.
 pub(in crate::kinds) fn runtime_class(class: &Value) -> Errors {
     let at = Path::new("handler");
@@ -105,7 +190,7 @@ pub(in crate::kinds) fn runtime_class(class: &Value) -> Errors {
     }
     common::resource_list(
         &class["overhead"]["podFixed"],
-        &Path::new("overhead"),
+        &Path::new("overhead").child("limits"),
         &mut errors,
     );
     let scheduling = &class["scheduling"];

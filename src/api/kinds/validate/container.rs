@@ -40,20 +40,62 @@ pub(super) fn containers(spec: &Value, pod: &Pod<'_>, path: &Path, errors: &mut 
         }
         lifecycle(container, pod, &at, errors);
         probes(container, pod, &at, errors);
-        if let Some(policy) = container["restartPolicy"].as_str() {
-            restart_policy(policy, &at, errors);
-        }
+        restart_policy(container, &at, errors);
     }
     host_ports(list(spec, "containers"), &at_all, errors);
 }
 
-fn restart_policy(policy: &str, at: &Path, errors: &mut Errors) {
-    if !matches!(policy, "Always" | "OnFailure" | "Never") {
-        errors.push(FieldError::not_supported(
-            &at.child("restartPolicy"),
+/// `validateContainerRestartPolicy`.
+fn restart_policy(container: &Value, at: &Path, errors: &mut Errors) {
+    let at_policy = at.child("restartPolicy");
+    let rules = list(container, "restartPolicyRules");
+    match container["restartPolicy"].as_str() {
+        None if rules.is_empty() => return,
+        None => errors.push(FieldError::required(
+            &at_policy,
+            "must specify restartPolicy when restart rules are used",
+        )),
+        Some("Always" | "OnFailure" | "Never") => {}
+        Some(policy) => errors.push(FieldError::not_supported(
+            &at_policy,
             policy,
             &["Always", "Never", "OnFailure"],
+        )),
+    }
+    if rules.len() > 20 {
+        errors.push(FieldError::too_many(
+            &at.child("restartPolicyRules"),
+            rules.len(),
+            20,
         ));
+    }
+    for (at, rule) in indexed(container, "restartPolicyRules", at) {
+        let action = text(rule, "action");
+        let known = ["Restart", "RestartAllContainers"];
+        if !known.contains(&action) {
+            errors.push(FieldError::not_supported(
+                &at.child("action"),
+                action,
+                &known,
+            ));
+        }
+        let (at, codes) = (at.child("exitCodes"), &rule["exitCodes"]);
+        if !codes.is_object() {
+            errors.push(FieldError::required(&at, "must be specified"));
+            continue;
+        }
+        let operator = text(codes, "operator");
+        if !matches!(operator, "In" | "NotIn") {
+            errors.push(FieldError::not_supported(
+                &at.child("operator"),
+                operator,
+                &["In", "NotIn"],
+            ));
+        }
+        let values = list(codes, "values").len();
+        if values > 255 {
+            errors.push(FieldError::too_many(&at.child("values"), values, 255));
+        }
     }
 }
 
@@ -66,9 +108,7 @@ pub(super) fn init_containers(spec: &Value, pod: &Pod<'_>, path: &Path, errors: 
     for (at, container) in indexed(spec, "initContainers", path) {
         common_rules(container, pod, &at, errors);
         let policy = container["restartPolicy"].as_str();
-        if let Some(policy) = policy {
-            restart_policy(policy, &at, errors);
-        }
+        restart_policy(container, &at, errors);
         let name = text(container, "name");
         if seen.contains(name) {
             errors.push(FieldError::duplicate(&at.child("name"), name));
@@ -129,6 +169,7 @@ pub(super) fn ephemeral_containers(spec: &Value, pod: &Pod<'_>, path: &Path, err
             "startupProbe",
             "lifecycle",
             "resizePolicy",
+            "restartPolicyRules",
         ] {
             if !crate::kinds::value::blank(&container[name]) {
                 errors.push(FieldError::forbidden(
@@ -335,6 +376,7 @@ pub(super) fn field_reference(reference: &Value, volume: bool, at: &Path, errors
 pub(super) fn resource_reference(reference: &Value, volume: bool, at: &Path, errors: &mut Errors) {
     if volume && text(reference, "containerName").is_empty() {
         errors.push(FieldError::required(&at.child("containerName"), ""));
+        return;
     }
     let resource = text(reference, "resource");
     if resource.is_empty() {
@@ -385,7 +427,8 @@ fn environment(container: &Value, at: &Path, errors: &mut Errors) {
             }
             count += 1;
             let at = at.child(kind);
-            errors.extend(common::required(reference, "name", &at));
+            let name = text(reference, "name");
+            errors.extend(invalid(&at.child("name"), name, names::dns_subdomain(name)));
             let key = text(reference, "key");
             if key.is_empty() {
                 errors.push(FieldError::required(&at.child("key"), ""));
@@ -395,10 +438,7 @@ fn environment(container: &Value, at: &Path, errors: &mut Errors) {
         }
         if source["fileKeyRef"].is_object() {
             count += 1;
-            let at = at.child("fileKeyRef");
-            for name in ["key", "volumeName", "path"] {
-                errors.extend(common::required(&source["fileKeyRef"], name, &at));
-            }
+            file_key(&source["fileKeyRef"], &at.child("fileKeyRef"), errors);
         }
         let message = if count == 0 {
             "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
@@ -421,7 +461,16 @@ fn environment(container: &Value, at: &Path, errors: &mut Errors) {
         for kind in ["configMapRef", "secretRef"] {
             if source[kind].is_object() {
                 count += 1;
-                errors.extend(common::required(&source[kind], "name", &at.child(kind)));
+                let at = at.child(kind).child("name");
+                match text(&source[kind], "name") {
+                    "" => errors.push(FieldError::required(&at, "")),
+                    // Upstream takes the name for the beginning of one.
+                    name => errors.extend(invalid(
+                        &at,
+                        name,
+                        crate::meta::NameRule::Subdomain.check(name, true),
+                    )),
+                }
             }
         }
         if count != 1 {
@@ -432,6 +481,23 @@ fn environment(container: &Value, at: &Path, errors: &mut Errors) {
             };
             errors.push(FieldError::invalid(&path, "", message));
         }
+    }
+}
+
+/// `validateFileKeySelector`.
+fn file_key(reference: &Value, at: &Path, errors: &mut Errors) {
+    let field = |name: &str| (at.child(name), text(reference, name));
+    match field("key") {
+        (at, "") => errors.push(FieldError::required(&at, "")),
+        (at, key) => errors.extend(invalid(&at, key, names::env_var(key))),
+    }
+    match field("volumeName") {
+        (at, "") => errors.push(FieldError::required(&at, "")),
+        (at, name) => errors.extend(invalid(&at, name, names::dns_label(name))),
+    }
+    match field("path") {
+        (at, "") => errors.push(FieldError::required(&at, "")),
+        (at, path) => errors.extend(common::no_backsteps(path, &at)),
     }
 }
 

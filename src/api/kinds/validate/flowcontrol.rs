@@ -72,11 +72,27 @@ pub(in crate::kinds) fn schema(schema: &Value) -> Errors {
         }
         for (at, rule) in indexed(rule, "nonResourceRules", &at) {
             verbs(rule, &at, &mut errors);
-            if list(rule, "nonResourceURLs").is_empty() {
+            let (at, urls) = (at.child("nonResourceURLs"), list(rule, "nonResourceURLs"));
+            if urls.is_empty() {
                 errors.push(FieldError::required(
-                    &at.child("nonResourceURLs"),
+                    &at,
                     "nonResourceURLs must contain at least one value",
                 ));
+            } else if wildcard(urls) {
+                if urls.len() > 1 {
+                    errors.push(FieldError::invalid(
+                        &at,
+                        urls.to_vec(),
+                        "if '*' is present, must not specify other non-resource URLs",
+                    ));
+                }
+            } else {
+                for (index, url) in urls.iter().enumerate() {
+                    let url = url.as_str().unwrap_or_default();
+                    errors.extend(
+                        url_path(url).map(|why| FieldError::invalid(&at.index(index), url, why)),
+                    );
+                }
             }
         }
     }
@@ -179,13 +195,64 @@ fn resource_rule(rule: &Value, at: &Path, errors: &mut Errors) {
                 "resource rules that are not cluster scoped must supply at least one namespace",
             ));
         }
-    } else if wildcard(namespaces) && namespaces.len() > 1 {
-        errors.push(FieldError::invalid(
-            &at,
-            namespaces.to_vec(),
-            "if '*' is present, must not specify other namespaces",
-        ));
+    } else if wildcard(namespaces) {
+        if namespaces.len() > 1 {
+            errors.push(FieldError::invalid(
+                &at,
+                namespaces.to_vec(),
+                "if '*' is present, must not specify other namespaces",
+            ));
+        }
+    } else {
+        for (index, namespace) in namespaces.iter().enumerate() {
+            let namespace = namespace.as_str().unwrap_or_default();
+            for message in crate::names::dns_label(namespace) {
+                errors.push(FieldError::invalid(
+                    &at.index(index),
+                    namespace,
+                    format!("each member of this list must be '*' or a DNS-1123 label; {message}"),
+                ));
+            }
+        }
     }
+}
+
+/// `ValidateNonResourceURLPath`.
+fn url_path(path: &str) -> Option<&'static str> {
+    let wildcards = path.matches('*').count();
+    if path.is_empty() {
+        Some("must not be empty")
+    } else if path == "/" {
+        None
+    } else if !path.starts_with('/') {
+        Some("must start with slash")
+    } else if path.contains(' ') {
+        Some("must not contain white-space")
+    } else if path.contains("//") {
+        Some("must not contain double slash")
+    } else if wildcards > 1 || wildcards == 1 && !path.ends_with("/*") {
+        Some("wildcard can only do suffix matching")
+    } else {
+        None
+    }
+}
+
+/// Conditions of a status, which have distinct types.
+pub(in crate::kinds) fn conditions(object: &Value) -> Errors {
+    let mut errors = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for (at, condition) in
+        crate::kinds::value::indexed(&object["status"], "conditions", &Path::new("status"))
+    {
+        let (at, kind) = (at.child("type"), text(condition, "type"));
+        if !seen.insert(kind) {
+            errors.push(FieldError::duplicate(&at, kind));
+        }
+        if kind.is_empty() {
+            errors.push(FieldError::required(&at, ""));
+        }
+    }
+    errors
 }
 
 /// `ValidatePriorityLevelConfiguration`.

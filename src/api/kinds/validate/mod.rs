@@ -11,12 +11,14 @@ use crate::{FieldError, Path, names};
 mod affinity;
 mod common;
 mod container;
+mod volume_kinds;
 mod volume_source;
 
 pub(super) mod admission;
 pub(super) mod apps;
 pub(super) mod autoscaling;
 pub(super) mod batch;
+mod batch_policy;
 pub(super) mod certificates;
 pub(super) mod config;
 pub(super) mod core;

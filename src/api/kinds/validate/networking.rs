@@ -200,10 +200,11 @@ fn backend(backend: &Value, at: &Path, errors: &mut Errors) {
 fn controller(class: &Value) -> Errors {
     let at = Path::new("spec").child("controller");
     let value = text(&class["spec"], "controller");
-    let mut errors = super::domain_prefixed_path(value, &at);
+    let mut errors = Vec::new();
     if value.len() > 250 {
         errors.push(FieldError::too_long(&at, 250));
     }
+    errors.extend(super::domain_prefixed_path(value, &at));
     errors
 }
 
@@ -256,6 +257,11 @@ fn parameters(class: &Value) -> Errors {
         )),
     }
     errors
+}
+
+/// `ValidateIngressStatusUpdate`.
+pub(in crate::kinds) fn ingress_status(ingress: &Value) -> Errors {
+    common::balancer(&ingress["status"], false)
 }
 
 /// `ValidateIngressClass`.

@@ -202,7 +202,9 @@ fn spec(spec: &Value, name: &str, is_pod: bool, path: &Path) -> Vec<FieldError> 
         ));
     }
     if spec["overhead"].is_object() {
-        common::resource_list(&spec["overhead"], &path.child("overhead"), &mut errors);
+        // Judged as the limits of a container, which its paths show.
+        let at = path.child("overhead").child("limits");
+        common::resource_list(&spec["overhead"], &at, &mut errors);
     }
     operating_system(spec, path, &mut errors);
     errors
@@ -508,9 +510,9 @@ fn operating_system(spec: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     if !system.is_object() {
         return;
     }
-    let at = path.child("os").child("name");
+    let at = path.child("os");
     match text(system, "name") {
-        "" => errors.push(FieldError::required(&at, "cannot be empty")),
+        "" => errors.push(FieldError::required(&at.child("name"), "")),
         "linux" => {
             for (holder, path) in std::iter::once((spec, path.clone())).chain(
                 ["containers", "initContainers", "ephemeralContainers"]

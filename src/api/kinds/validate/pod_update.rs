@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::pod;
+use super::{common, pod};
 use crate::kinds::value::{blank, each, indexed, int, list, object, remove, same, text};
 use crate::{FieldError, Path, names};
 
@@ -92,7 +92,10 @@ pub(in crate::kinds) fn pod_update(new: &Value, old: &Value) -> Errors {
     if !same(&munged, before) {
         errors.push(FieldError::forbidden(
             &path,
-            format!("pod updates may not change fields other than {UPDATABLE}\n"),
+            format!(
+                "pod updates may not change fields other than {UPDATABLE}\n{}",
+                common::diff(before, &munged, "PodSpec")
+            ),
         ));
     }
     errors
@@ -194,7 +197,10 @@ pub(in crate::kinds) fn ephemeral_update(new: &Value, old: &Value) -> Errors {
             )),
             Some(now) if !same(now, before) => errors.push(FieldError::forbidden(
                 &at,
-                format!("existing ephemeral containers {name:?} may not be changed\n"),
+                format!(
+                    "existing ephemeral containers {name:?} may not be changed\n{}",
+                    common::diff(before, now, "EphemeralContainer")
+                ),
             )),
             Some(_) => {}
         }

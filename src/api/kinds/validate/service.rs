@@ -369,6 +369,19 @@ fn traffic(service: &Value, kind: &str, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// `ValidateServiceStatusUpdate`.
+pub(in crate::kinds) fn service_status(service: &Value) -> Errors {
+    let ingress = Path::new("status").child("loadBalancer").child("ingress");
+    let balanced = service["spec"]["type"] == "LoadBalancer";
+    if !balanced && !list(&service["status"]["loadBalancer"], "ingress").is_empty() {
+        return vec![FieldError::forbidden(
+            &ingress,
+            "may only be used when `spec.type` is 'LoadBalancer'",
+        )];
+    }
+    common::balancer(&service["status"], true)
+}
+
 /// `ValidateServiceUpdate`.
 pub(in crate::kinds) fn service_update(new: &Value, old: &Value) -> Errors {
     let mut errors = Vec::new();

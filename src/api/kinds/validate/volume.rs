@@ -91,6 +91,25 @@ fn volume_mode(spec: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// `validatePVSecretReference`.
+fn secret_reference(reference: &Value, at: &Path, errors: &mut Errors) {
+    if !reference.is_object() {
+        return;
+    }
+    let rules: [(&str, fn(&str) -> Vec<String>); 2] = [
+        ("name", names::dns_subdomain),
+        ("namespace", names::dns_label),
+    ];
+    for (name, rule) in rules {
+        let (at, value) = (at.child(name), text(reference, name));
+        if value.is_empty() {
+            errors.push(FieldError::required(&at, ""));
+        } else {
+            errors.extend(invalid(&at, value, rule(value)));
+        }
+    }
+}
+
 /// `ValidatePersistentVolume`.
 pub(in crate::kinds) fn persistent_volume(volume: &Value) -> Errors {
     let (spec, path) = (&volume["spec"], Path::new("spec"));
@@ -105,12 +124,11 @@ pub(in crate::kinds) fn persistent_volume(volume: &Value) -> Errors {
     }
     let count = entries(spec, "capacity").count();
     if spec["capacity"]["storage"].is_null() || count > 1 {
-        let shown = if spec["capacity"].is_null() {
-            Value::Object(serde_json::Map::new())
-        } else {
-            spec["capacity"].clone()
-        };
-        errors.push(FieldError::not_supported(&at, shown, &["storage"]));
+        errors.push(FieldError::not_supported(
+            &at,
+            spec["capacity"].clone(),
+            &["storage"],
+        ));
     }
     for (name, value) in entries(spec, "capacity") {
         let at = at.key(name);
@@ -153,7 +171,7 @@ pub(in crate::kinds) fn persistent_volume(volume: &Value) -> Errors {
         let at = path.child(at);
         if found && *name != "flexVolume" {
             errors.push(FieldError::forbidden(
-                &path.child(name),
+                &path.child(if *name == "cephfs" { "cephFS" } else { name }),
                 "may not specify more than 1 volume type",
             ));
             continue;
@@ -180,8 +198,16 @@ pub(in crate::kinds) fn persistent_volume(volume: &Value) -> Errors {
                     &at.child("driver"),
                 ));
                 errors.extend(common::required(source, "volumeHandle", &at));
+                for name in [
+                    "controllerPublishSecretRef",
+                    "controllerExpandSecretRef",
+                    "nodePublishSecretRef",
+                    "nodeExpandSecretRef",
+                ] {
+                    secret_reference(&source[name], &at.child(name), &mut errors);
+                }
             }
-            name => volume_source::source(name, source, &at, &mut errors),
+            name => volume_source::source(name, source, true, &at, &mut errors),
         }
     }
     if !found {
@@ -206,7 +232,9 @@ pub(in crate::kinds) fn persistent_volume(volume: &Value) -> Errors {
 
 /// `ValidatePersistentVolumeUpdate`.
 pub(in crate::kinds) fn persistent_volume_update(new: &Value, old: &Value) -> Errors {
+    // The strategy judges the volume, and the update does again.
     let mut errors = persistent_volume(new);
+    errors.extend(persistent_volume(new));
     let (now, before) = (&new["spec"], &old["spec"]);
     let changed = SOURCES
         .iter()
@@ -214,7 +242,10 @@ pub(in crate::kinds) fn persistent_volume_update(new: &Value, old: &Value) -> Er
     if changed {
         errors.push(FieldError::forbidden(
             &Path::new("spec").child("persistentvolumesource"),
-            "spec.persistentvolumesource is immutable after creation\n",
+            format!(
+                "spec.persistentvolumesource is immutable after creation\n{}",
+                common::diff(before, now, "PersistentVolumeSource")
+            ),
         ));
     }
     errors.extend(common::immutable(
@@ -272,6 +303,37 @@ pub(super) fn claim_spec(spec: &Value, path: &Path) -> Errors {
                 "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
             ));
         }
+        if !group.is_empty() {
+            errors.extend(invalid(
+                &at.child("apiGroup"),
+                group,
+                names::dns_subdomain(group),
+            ));
+        }
+        let namespace = text(source, "namespace");
+        if name == "dataSourceRef" && !namespace.is_empty() {
+            errors.extend(invalid(
+                &at.child("namespace"),
+                namespace,
+                names::dns_label(namespace),
+            ));
+        }
+    }
+    let (source, reference) = (&spec["dataSource"], &spec["dataSourceRef"]);
+    let unlike = ["apiGroup", "kind", "name"]
+        .iter()
+        .any(|name| source[*name] != reference[*name]);
+    let both = source.is_object() && reference.is_object();
+    let clash = if !text(reference, "namespace").is_empty() {
+        both.then_some("may not be specified when dataSourceRef.namespace is specified")
+    } else {
+        (both && unlike).then_some("must match dataSourceRef")
+    };
+    if let Some(message) = clash {
+        // Upstream prints the path where the value should be.
+        let mut error = FieldError::invalid(path, Value::Null, message);
+        error.shown = Some("{}".to_owned());
+        errors.push(error);
     }
     class_name(spec, "volumeAttributesClassName", path, &mut errors);
     errors
@@ -282,29 +344,37 @@ pub(in crate::kinds) fn claim(claim: &Value) -> Errors {
     claim_spec(&claim["spec"], &Path::new("spec"))
 }
 
+fn put(spec: &mut Value, name: &str, value: &Value) {
+    if value.is_null() {
+        remove(spec, name);
+    } else {
+        spec[name] = value.clone();
+    }
+}
+
 /// `ValidatePersistentVolumeClaimUpdate`.
 pub(in crate::kinds) fn claim_update(new: &Value, old: &Value) -> Errors {
     let mut errors = claim(new);
     let bound = text(&new["status"], "phase") == "Bound";
     let (mut now, mut before) = (new["spec"].clone(), old["spec"].clone());
     if text(&before, "volumeName").is_empty() {
-        remove(&mut now, "volumeName");
-        remove(&mut before, "volumeName");
+        put(&mut before, "volumeName", &now["volumeName"]);
     }
     if bound {
-        for spec in [&mut now, &mut before] {
-            remove(spec, "volumeAttributesClassName");
-            crate::kinds::value::within(spec, "resources", |resources| {
-                crate::kinds::value::within(resources, "requests", |requests| {
-                    remove(requests, "storage");
-                });
-            });
+        let class = "volumeAttributesClassName";
+        put(&mut now, class, &before[class]);
+        if now["resources"]["requests"].is_object() {
+            let storage = &before["resources"]["requests"]["storage"];
+            put(&mut now["resources"]["requests"], "storage", storage);
         }
     }
     if !same(&now, &before) {
         errors.push(FieldError::forbidden(
             &Path::new("spec"),
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n",
+            format!(
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
+                common::diff(&before, &now, "PersistentVolumeClaimSpec")
+            ),
         ));
     }
     let size = |claim: &Value| common::quantity(&claim["spec"]["resources"]["requests"]["storage"]);

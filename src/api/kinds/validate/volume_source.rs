@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{common, container};
+use super::{common, container, volume_kinds};
 use crate::kinds::value::{indexed, invalid, list, text};
 use crate::{FieldError, Path, names};
 
@@ -110,7 +110,7 @@ fn sources(volume: &Value, pod: &str, at: &Path, errors: &mut Errors) {
             continue;
         }
         found = true;
-        source(name, &volume[*name], &at.child(path), errors);
+        source(name, &volume[*name], false, &at.child(path), errors);
         if *name == "ephemeral" && !pod.is_empty() {
             let own = text(volume, "name");
             let claim = format!("{pod}-{own}");
@@ -129,7 +129,10 @@ fn sources(volume: &Value, pod: &str, at: &Path, errors: &mut Errors) {
 }
 
 /// Whether a persistent volume's or pod volume's source is well-formed.
-pub(super) fn source(kind: &str, source: &Value, at: &Path, errors: &mut Errors) {
+pub(super) fn source(kind: &str, source: &Value, persistent: bool, at: &Path, errors: &mut Errors) {
+    if volume_kinds::source(kind, source, persistent, at, errors) {
+        return;
+    }
     let mut need = |names: &[&str]| {
         for name in names {
             errors.extend(common::required(source, name, at));
@@ -139,7 +142,7 @@ pub(super) fn source(kind: &str, source: &Value, at: &Path, errors: &mut Errors)
         "nfs" => {
             need(&["server", "path"]);
             let path = text(source, "path");
-            if !path.is_empty() && !path.starts_with('/') {
+            if !path.starts_with('/') {
                 errors.push(FieldError::invalid(
                     &at.child("path"),
                     path,
@@ -147,20 +150,60 @@ pub(super) fn source(kind: &str, source: &Value, at: &Path, errors: &mut Errors)
                 ));
             }
         }
-        "gcePersistentDisk" => need(&["pdName"]),
-        "awsElasticBlockStore" | "cinder" => need(&["volumeID"]),
-        "iscsi" => need(&["targetPortal", "iqn"]),
+        "cinder" => {
+            need(&["volumeID"]);
+            let secret = &source["secretRef"];
+            if secret.is_object() {
+                let at = at.child("secretRef");
+                errors.extend(common::required(secret, "name", &at));
+                if persistent {
+                    errors.extend(common::required(secret, "namespace", &at));
+                }
+            }
+        }
         "persistentVolumeClaim" => need(&["claimName"]),
-        "glusterfs" => need(&["endpoints", "path"]),
-        "rbd" => need(&["image"]),
-        "azureFile" => need(&["secretName", "shareName"]),
-        "azureDisk" => need(&["diskName", "diskURI"]),
+        "glusterfs" => {
+            need(&["endpoints", "path"]);
+            if let Some(namespace) = source["endpointsNamespace"].as_str() {
+                let at = at.child("endpointsNamespace");
+                if namespace.is_empty() {
+                    errors.push(FieldError::invalid(
+                        &at,
+                        "",
+                        "if the endpointnamespace is set, it must be a valid namespace name",
+                    ));
+                } else {
+                    errors.extend(invalid(&at, namespace, names::dns_label(namespace)));
+                }
+            }
+        }
+        "azureFile" => {
+            need(&["secretName", "shareName"]);
+            if source["secretNamespace"] == "" {
+                need(&["secretNamespace"]);
+            }
+        }
         "vsphereVolume" => need(&["volumePath"]),
         "flexVolume" | "csi" => {
             need(&["driver"]);
             let driver = text(source, "driver");
             if kind == "csi" && !driver.is_empty() {
                 errors.extend(super::storage::driver_name(driver, &at.child("driver")));
+            }
+            if kind == "flexVolume" {
+                reserved_options(source, at, errors);
+            }
+            let secret = &source["nodePublishSecretRef"];
+            if kind == "csi" && secret.is_object() {
+                match text(secret, "name") {
+                    "" => errors.push(FieldError::required(
+                        &at.child("nodePublishSecretRef").child("name"),
+                        "",
+                    )),
+                    name => {
+                        errors.extend(invalid(&at.child("name"), name, names::dns_subdomain(name)))
+                    }
+                }
             }
         }
         "hostPath" => {
@@ -203,9 +246,9 @@ pub(super) fn source(kind: &str, source: &Value, at: &Path, errors: &mut Errors)
         "ephemeral" => {
             let template = &source["volumeClaimTemplate"];
             if template.is_object() {
-                errors.extend(super::volume::claim_spec(
-                    &template["spec"],
-                    &at.child("volumeClaimTemplate").child("spec"),
+                errors.extend(volume_kinds::claim_template(
+                    template,
+                    &at.child("volumeClaimTemplate"),
                 ));
             } else {
                 errors.push(FieldError::required(&at.child("volumeClaimTemplate"), ""));
@@ -221,6 +264,20 @@ pub(super) fn source(kind: &str, source: &Value, at: &Path, errors: &mut Errors)
             ));
         }
         _ => {}
+    }
+}
+
+fn reserved_options(source: &Value, at: &Path, errors: &mut Errors) {
+    for (key, _) in crate::kinds::value::entries(source, "options") {
+        let domain = key.split('/').next().unwrap_or_default().to_lowercase();
+        let domain = format!(".{domain}");
+        if domain.ends_with(".kubernetes.io") || domain.ends_with(".k8s.io") {
+            errors.push(FieldError::invalid(
+                &at.child("options").key(key),
+                key.as_str(),
+                "kubernetes.io and k8s.io namespaces are reserved",
+            ));
+        }
     }
 }
 
