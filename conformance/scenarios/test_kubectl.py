@@ -48,8 +48,8 @@ class Kubectl(unittest.TestCase):
 
     def test_describe(self):
         text = kubectl("describe", "pod", "shell")
-        for part in ("Status:           Running", "Container ID:", "Successfully assigned default/shell", "Started"):
-            self.assertIn(part, text)
+        for part in ("Status: +Running", "Container ID:", "Successfully assigned default/shell", "Started"):
+            self.assertRegex(text, part)
         self.assertIn("Allocatable", kubectl("describe", "node"))
 
     def test_logs(self):
@@ -57,7 +57,7 @@ class Kubectl(unittest.TestCase):
         self.assertEqual(kubectl("logs", "shell", "--tail=1"), "second\n")
         self.assertRegex(kubectl("logs", "shell", "--timestamps"), r"^\d{4}-\d\d-\d\dT[\d:.]+Z first")
         apply(pod("talker", "for i in 1 2 3 4 5; do echo line $i; sleep 0.2; done"))
-        kubectl("wait", "pod/talker", "--for=jsonpath={.status.containerStatuses[0].started}=true", "--timeout=20s")
+        wait("its container", lambda: get("pod", "talker")["status"]["containerStatuses"][0]["started"])
         self.assertEqual(kubectl("logs", "-f", "talker", timeout=20).splitlines(), [f"line {i}" for i in range(1, 6)])
 
     def test_exec(self):
@@ -78,7 +78,7 @@ class Kubectl(unittest.TestCase):
         apply(echo)
         kubectl("wait", "pod/echo", "--for=condition=Ready", "--timeout=20s")
         self.assertIn("got hello", kubectl("attach", "-i", "echo", input="hello\n"))
-        kubectl("wait", "pod/echo", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=20s")
+        wait("its end", lambda: get("pod", "echo")["status"]["phase"] == "Succeeded")
 
     def test_port_forward(self):
         apply(deployment("forwarded"))
@@ -158,11 +158,11 @@ class Kubectl(unittest.TestCase):
             self.assertRegex(resources, line)
         self.assertIn("apps/v1\n", kubectl("api-versions"))
         text = kubectl("explain", "pod.spec.containers.image")
-        self.assertIn("FIELD: image <string>", text)
+        self.assertRegex(text, "FIELD: +image <string>")
         self.assertIn("image", text.split("DESCRIPTION:")[1].lower())
         self.assertIn("strategy", kubectl("explain", "deployment", "--recursive"))
         self.assertIn("is running at", kubectl("cluster-info"))
-        self.assertRegex(kubectl("version"), r"Server Version: v1\.36\.")
+        self.assertRegex(kubectl("version"), r"Server Version:.*v1\.36\.")
 
     def test_events(self):
         events = kubectl("get", "events", "--field-selector=involvedObject.name=shell")

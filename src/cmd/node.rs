@@ -63,7 +63,7 @@ pub(crate) async fn start(
         run_dir: RUN.into(),
         shim_exe: "/proc/self/exe".into(),
         cgroup_root: CGROUP.into(),
-        registries: registries(Path::new(REGISTRIES))?,
+        registries: containers::registries::Registries::load(Path::new(REGISTRIES))?,
     })
     .await
     .context("starting the container runtime")?;
@@ -177,19 +177,6 @@ fn start_dns(
             Err(error) => tracing::error!(error = %base::Chain(&error), "cluster DNS cannot start"),
         }
     });
-}
-
-fn registries(path: &Path) -> Result<containers::registries::Registries> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => serde_yaml_ng::from_str(&text).with_context(|| {
-            format!(
-                "{} is not what k3s' registries.yaml looks like",
-                path.display()
-            )
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
-        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-    }
 }
 
 /// Imports every archive of the images folder, once, at start. One that

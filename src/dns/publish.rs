@@ -89,17 +89,22 @@ impl Publisher {
         let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
         let service = match self.services.get(&NamespacedName::new(NAMESPACE, NAME)) {
             Some(service) => service,
-            None => {
-                let service = typed(service(&self.config.cluster_dns));
-                match services.create(&PostParams::default(), &service).await {
-                    Ok(service) => Arc::new(service),
-                    // The informer will tell.
-                    Err(client::Error::Api(status)) if status.code == 409 => {
-                        return Ok(Action::Done);
+            // The cache may be behind the server, whose refusal of a second
+            // Service with these addresses would say nothing of its name.
+            None => match services.get_opt(NAME).await? {
+                Some(service) => Arc::new(service),
+                None => {
+                    let service = typed(service(&self.config.cluster_dns));
+                    match services.create(&PostParams::default(), &service).await {
+                        Ok(service) => Arc::new(service),
+                        // The informer will tell.
+                        Err(client::Error::Api(status)) if status.code == 409 => {
+                            return Ok(Action::Done);
+                        }
+                        Err(error) => return Err(error),
                     }
-                    Err(error) => return Err(error),
                 }
-            }
+            },
         };
         let nodes = self.nodes.list();
         for ipv6 in [false, true] {
