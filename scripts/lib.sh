@@ -39,7 +39,8 @@ build_release() {
         cd "$root"
         # lld, because the mold of Debian 12 links static programs that crash at their
         # start. Identical functions, of which generic code has many, are folded, and tables
-    # for unwinding are left out: a panic aborts. A separate --target keeps the flags off build scripts and procedural macros.
+        # for unwinding are left out: a panic aborts. A separate --target keeps the flags
+        # off build scripts and procedural macros.
         RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static -C link-arg=-fuse-ld=lld -C link-arg=-Wl,--icf=all -C force-unwind-tables=no" \
             LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(dirname "$(gcc -print-file-name=libseccomp.a)") \
             cargo build --release --locked --target "$triple" --bin karve >&2
