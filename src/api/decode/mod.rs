@@ -227,9 +227,20 @@ pub fn persisted(value: &mut Value, ty: TypeRef<'_>) {
             }
         }
         (Shape::List(of), Value::Array(list)) => list.iter_mut().for_each(|it| persisted(it, of)),
-        (Shape::Map(of), Value::Object(map)) => map.values_mut().for_each(|it| persisted(it, of)),
+        (Shape::Map(of), Value::Object(map)) => {
+            for value in map.values_mut() {
+                if value.is_null() && is_bytes(of) {
+                    *value = Value::String(String::new());
+                }
+                persisted(value, of);
+            }
+        }
         _ => {}
     }
+}
+
+fn is_bytes(ty: TypeRef<'_>) -> bool {
+    matches!(ty.shape(), Shape::Scalar(crate::Scalar::Bytes))
 }
 
 /// Whether [`persisted`] would change anything.
@@ -244,7 +255,9 @@ pub fn forgets(value: &Value, ty: TypeRef<'_>) -> bool {
                 })
         }),
         (Shape::List(of), Value::Array(list)) => list.iter().any(|it| forgets(it, of)),
-        (Shape::Map(of), Value::Object(map)) => map.values().any(|it| forgets(it, of)),
+        (Shape::Map(of), Value::Object(map)) => map
+            .values()
+            .any(|it| forgets(it, of) || it.is_null() && is_bytes(of)),
         _ => false,
     }
 }

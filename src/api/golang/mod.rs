@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use diff::diff;
 
-use crate::schema::{Shape, TypeRef};
+use crate::schema::{Scalar, Shape, TypeRef};
 use crate::{ErrorType, FieldError};
 
 /// Lets errors about fields of an object of this type print their values as
@@ -22,35 +22,58 @@ use crate::{ErrorType, FieldError};
 /// and left empty, which the object does not tell from absent ones.
 pub fn print(errors: &mut [FieldError], ty: TypeRef<'_>, empties: &[String]) {
     for error in errors {
-        let shown = match &error.value {
-            Value::Null if matches!(error.kind, ErrorType::Invalid | ErrorType::NotSupported) => {
-                let path = error.field.to_string();
-                if !empties.contains(&path) {
-                    continue;
-                }
-                match of_path(ty, &path).map(TypeRef::shape) {
-                    Some(Shape::List(_)) => "[]".to_owned(),
-                    _ => "{}".to_owned(),
-                }
-            }
-            Value::Object(_) | Value::Array(_) => {
-                // Some errors about a field print the struct that it is in.
-                let path = error.field.to_string();
-                let holder = path.rsplit_once('.').map_or("", |(holder, _)| holder);
-                let fits = |ty: &TypeRef<'_>| match (ty.shape(), &error.value) {
-                    (Shape::Scalar(_), _) => false,
-                    (Shape::List(_), value) => value.is_array(),
-                    (_, value) => value.is_object(),
-                };
-                let found = of_path(ty, &path).filter(fits);
-                match found.or_else(|| of_path(ty, holder).filter(fits)) {
-                    Some(found) => internal(&error.value, found),
-                    None => continue,
-                }
-            }
-            _ => continue,
-        };
-        error.shown = Some(shown);
+        if error.shown.is_none() {
+            error.shown = shown(error, ty, empties);
+        }
+    }
+}
+
+/// The value of an error as upstream prints it, where that is not how JSON does.
+fn shown(error: &FieldError, ty: TypeRef<'_>, empties: &[String]) -> Option<String> {
+    let path = error.field.to_string();
+    let found = of_path(ty, &path);
+    match &error.value {
+        Value::Null if matches!(error.kind, ErrorType::Invalid | ErrorType::NotSupported) => {
+            nothing(found?, is_pointer(ty, &path), empties.contains(&path)).map(str::to_owned)
+        }
+        // An empty list is one that nobody has given.
+        Value::Array(list) if list.is_empty() => {
+            let is_list = matches!(found?.shape(), Shape::List(_));
+            (is_list && !empties.contains(&path)).then(|| "null".to_owned())
+        }
+        Value::Object(_) | Value::Array(_) => {
+            // Some errors about a field print the struct that it is in, some
+            // about a list one item.
+            let fits = |ty: &TypeRef<'_>| match (ty.shape(), &error.value) {
+                (Shape::Scalar(_), _) => false,
+                (Shape::List(_), value) => value.is_array(),
+                (_, value) => value.is_object(),
+            };
+            let element = found.and_then(|found| match found.shape() {
+                Shape::List(element) => Some(element),
+                _ => None,
+            });
+            let holder = path.rsplit_once('.').map_or("", |(holder, _)| holder);
+            let ty = found
+                .filter(fits)
+                .or_else(|| element.filter(fits))
+                .or_else(|| of_path(ty, holder).filter(fits))?;
+            Some(internal(&error.value, ty))
+        }
+        _ => None,
+    }
+}
+
+/// What Go prints of a field that was not given, where that is not `null`.
+fn nothing(ty: TypeRef<'_>, is_pointer: bool, is_empty: bool) -> Option<&'static str> {
+    match ty.shape() {
+        Shape::List(_) if is_empty => Some("[]"),
+        Shape::Map(_) if is_empty => Some("{}"),
+        Shape::Scalar(_) if is_pointer => None,
+        Shape::Scalar(Scalar::String) => Some("\"\""),
+        Shape::Scalar(Scalar::Bool) => Some("false"),
+        Shape::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::IntOrString) => Some("0"),
+        _ => None,
     }
 }
 
@@ -71,6 +94,20 @@ fn of_path<'a>(ty: TypeRef<'a>, path: &str) -> Option<TypeRef<'a>> {
         }
     }
     Some(at)
+}
+
+/// Whether Go has a pointer at this path, which is nil where nothing is given.
+fn is_pointer(ty: TypeRef<'_>, path: &str) -> bool {
+    let (holder, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let holder = if holder.is_empty() {
+        Some(ty)
+    } else {
+        of_path(ty, holder)
+    };
+    holder
+        .and_then(TypeRef::as_struct)
+        .and_then(|it| it.field(name))
+        .is_none_or(crate::FieldRef::is_pointer)
 }
 
 /// A value of a versioned type, printed as the unversioned type it is

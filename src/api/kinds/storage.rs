@@ -63,6 +63,13 @@ impl Kind for StorageClass {
 struct CsiDriver;
 
 impl Kind for CsiDriver {
+    fn prepare_update(&self, new: &mut Value, old: &Value, _: &Context<'_>) {
+        // New drivers have no generation; a change of the specification is the first.
+        if !super::value::same(&new["spec"], &old["spec"]) {
+            crate::meta::set_generation(new, crate::meta::generation(old) + 1);
+        }
+    }
+
     fn default(&self, driver: &mut Value) {
         let spec = object(driver, "spec");
         default_absent(spec, "attachRequired", true);

@@ -94,10 +94,6 @@ impl Kind for PersistentVolume {
         }
     }
 
-    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("name", text(&object["metadata"], "name").to_owned())]
-    }
-
     fn columns(&self) -> &'static [Column] {
         columns::PERSISTENTVOLUME
     }
@@ -178,10 +174,6 @@ impl Kind for PersistentVolumeClaim {
             "" => validate::volume::claim_update(new, old),
             _ => Vec::new(),
         }
-    }
-
-    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("name", text(&object["metadata"], "name").to_owned())]
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -169,7 +169,7 @@ fn job_spec(job: &Value) -> Errors {
 }
 
 /// Labels that the server gives the pods of a job.
-fn generated(job: &Value) -> Errors {
+fn generated(job: &Value, prefixed: bool) -> Errors {
     let spec = &job["spec"];
     if spec["manualSelector"] == true || spec["selector"].is_null() {
         return Vec::new();
@@ -190,6 +190,9 @@ fn generated(job: &Value) -> Errors {
         ("batch.kubernetes.io/controller-uid", uid),
         ("batch.kubernetes.io/job-name", name),
     ] {
+        if !prefixed && key.starts_with("batch.") {
+            continue;
+        }
         match labels[key].as_str() {
             None => errors.push(FieldError::required(
                 &at.key(key),
@@ -204,6 +207,7 @@ fn generated(job: &Value) -> Errors {
         }
     }
     let expected = |key: &str| match key {
+        "batch.kubernetes.io/controller-uid" | "batch.kubernetes.io/job-name" if !prefixed => None,
         "controller-uid" | "batch.kubernetes.io/controller-uid" => Some(uid),
         "job-name" | "batch.kubernetes.io/job-name" => Some(name),
         _ => None,
@@ -222,7 +226,12 @@ fn generated(job: &Value) -> Errors {
 
 /// `ValidateJob`.
 pub(in crate::kinds) fn job(job: &Value) -> Errors {
-    let mut errors = generated(job);
+    judged(job, true)
+}
+
+/// The rules of a job; old ones have no labels of the domain of their group.
+fn judged(job: &Value, prefixed: bool) -> Errors {
+    let mut errors = generated(job, prefixed);
     errors.extend(job_spec(job));
     let completions = int(&job["spec"], "completions");
     if job["spec"]["completionMode"] == "Indexed" && completions > 0 {
@@ -243,7 +252,11 @@ pub(in crate::kinds) fn job(job: &Value) -> Errors {
 pub(in crate::kinds) fn job_update(new: &Value, old: &Value) -> Errors {
     let path = Path::new("spec");
     // The strategy judges the job, the update its specification again.
-    let mut errors = job(new);
+    let labels = &old["spec"]["template"]["metadata"]["labels"];
+    let prefixed = ["controller-uid", "job-name"]
+        .iter()
+        .all(|name| labels.get(format!("batch.kubernetes.io/{name}")).is_some());
+    let mut errors = judged(new, prefixed);
     errors.extend(job_spec(new));
     let (now, before) = (&new["spec"], &old["spec"]);
     let at = path.child("completions");

@@ -207,7 +207,11 @@ pub(in crate::kinds) fn runtime_class(class: &Value) -> Errors {
 
 /// `ValidateRuntimeClassUpdate`.
 pub(in crate::kinds) fn runtime_class_update(new: &Value, old: &Value) -> Errors {
-    common::immutable(&new["handler"], &old["handler"], &Path::new("handler"))
-        .into_iter()
-        .collect()
+    let mut errors = runtime_class(new);
+    errors.extend(common::immutable(
+        &new["handler"],
+        &old["handler"],
+        &Path::new("handler"),
+    ));
+    errors
 }

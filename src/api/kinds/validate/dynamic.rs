@@ -149,32 +149,29 @@ pub(in crate::kinds) fn claim(claim: &Value) -> Errors {
 
 /// `ValidateResourceClaimUpdate`.
 pub(in crate::kinds) fn claim_update(new: &Value, old: &Value) -> Errors {
-    let mut errors: Errors = common::immutable(&new["spec"], &old["spec"], &Path::new("spec"))
+    // What cannot be changed is not judged again.
+    common::immutable(&new["spec"], &old["spec"], &Path::new("spec"))
         .into_iter()
-        .collect();
-    errors.extend(claim(new));
-    errors
+        .collect()
 }
 
 /// `ValidateResourceClaimTemplate`.
 pub(in crate::kinds) fn template(template: &Value) -> Errors {
     let (spec, path) = (&template["spec"], Path::new("spec"));
-    let metadata = &spec["metadata"];
-    let mut errors = meta::labels(&metadata["labels"], &path.child("labels"));
-    errors.extend(meta::annotations(
-        &metadata["annotations"],
-        &path.child("annotations"),
-    ));
+    let mut errors =
+        super::volume_kinds::template_metadata(&spec["metadata"], &path.child("metadata"));
     claim_spec(&spec["spec"], &path.child("spec"), &mut errors);
     errors
 }
 
 /// `ValidateResourceClaimTemplateUpdate`.
 pub(in crate::kinds) fn template_update(new: &Value, old: &Value) -> Errors {
-    let mut errors: Errors = common::immutable(&new["spec"], &old["spec"], &Path::new("spec"))
-        .into_iter()
-        .collect();
-    errors.extend(template(new));
+    let mut errors = template(new);
+    errors.extend(common::immutable(
+        &new["spec"],
+        &old["spec"],
+        &Path::new("spec"),
+    ));
     errors
 }
 
@@ -202,6 +199,10 @@ pub(in crate::kinds) fn class(class: &Value) -> Errors {
 
 /// `ValidateResourceSlice`.
 pub(in crate::kinds) fn slice(slice: &Value) -> Errors {
+    slice_spec(slice, None)
+}
+
+fn slice_spec(slice: &Value, old: Option<&Value>) -> Errors {
     let (spec, path) = (&slice["spec"], Path::new("spec"));
     let mut errors = Vec::new();
     let driver = text(spec, "driver");
@@ -213,6 +214,9 @@ pub(in crate::kinds) fn slice(slice: &Value) -> Errors {
     if own.is_empty() {
         errors.push(FieldError::required(&at.child("name"), ""));
     } else {
+        if own.len() > 253 {
+            errors.push(FieldError::too_long(&at.child("name"), 253));
+        }
         for part in own.split('/') {
             errors.extend(invalid(&at.child("name"), part, names::dns_subdomain(part)));
         }
@@ -232,6 +236,20 @@ pub(in crate::kinds) fn slice(slice: &Value) -> Errors {
             generation,
             "must be greater than or equal to zero",
         ));
+    }
+    if let Some(before) = old {
+        errors.extend(common::immutable(
+            &pool["name"],
+            &before["pool"]["name"],
+            &path.child("pool").child("name"),
+        ));
+        for name in ["driver", "nodeName"] {
+            errors.extend(common::immutable(
+                &spec[name],
+                &before[name],
+                &path.child(name),
+            ));
+        }
     }
     placement(spec, &path, &mut errors);
     let devices = list(spec, "devices").len();
@@ -306,20 +324,5 @@ fn placement(spec: &Value, path: &Path, errors: &mut Errors) {
 
 /// `ValidateResourceSliceUpdate`.
 pub(in crate::kinds) fn slice_update(new: &Value, old: &Value) -> Errors {
-    let path = Path::new("spec");
-    let mut errors = slice(new);
-    let (now, before) = (&new["spec"], &old["spec"]);
-    errors.extend(common::immutable(
-        &now["pool"]["name"],
-        &before["pool"]["name"],
-        &path.child("pool").child("name"),
-    ));
-    for name in ["driver", "nodeName"] {
-        errors.extend(common::immutable(
-            &now[name],
-            &before[name],
-            &path.child(name),
-        ));
-    }
-    errors
+    slice_spec(new, Some(&old["spec"]))
 }

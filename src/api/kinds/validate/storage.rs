@@ -113,7 +113,8 @@ fn unchanged(new: &Value, old: &Value, fields: &[&str]) -> Errors {
 
 /// `ValidateStorageClassUpdate`.
 pub(in crate::kinds) fn storage_class_update(new: &Value, old: &Value) -> Errors {
-    unchanged(
+    let mut errors = storage_class(new);
+    errors.extend(unchanged(
         new,
         old,
         &[
@@ -122,7 +123,8 @@ pub(in crate::kinds) fn storage_class_update(new: &Value, old: &Value) -> Errors
             "reclaimPolicy",
             "volumeBindingMode",
         ],
-    )
+    ));
+    errors
 }
 
 /// `ValidateCSIDriver`.
@@ -313,5 +315,14 @@ pub(in crate::kinds) fn attributes_class(class: &Value) -> Errors {
 
 /// `ValidateVolumeAttributesClassUpdate`.
 pub(in crate::kinds) fn attributes_class_update(new: &Value, old: &Value) -> Errors {
-    unchanged(new, old, &["driverName", "parameters"])
+    let mut errors: Errors = ["driverName", "parameters"]
+        .into_iter()
+        .filter(|name| !crate::kinds::value::same(&new[*name], &old[*name]))
+        .map(|name| {
+            let why = format!("updates to {name} are forbidden.");
+            FieldError::forbidden(&Path::new(name), why)
+        })
+        .collect();
+    errors.extend(attributes_class(new));
+    errors
 }
