@@ -35,6 +35,7 @@ mod resource_quota;
 mod root_ca;
 mod serviceaccount;
 mod statefulset;
+mod storage_protection;
 mod ttl_after_finished;
 
 use std::sync::Arc;
@@ -100,6 +101,7 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     statefulset::register(&context);
     node::register(&context);
     resource_quota::register(&context);
+    storage_protection::register(&context);
     ttl_after_finished::register(&context);
     cluster_role::register(&context);
 }
