@@ -239,10 +239,9 @@ impl StatefulSets {
                         if let Err(Some(left)) = state {
                             wait = Some(wait.map_or(left, |known| known.min(left)));
                         }
-                        // A broken pod of an old revision is replaced below,
-                        // rather than waited for in vain.
-                        let stale = pod::revision(pod) != Some(history::name(&versions.update));
-                        if one_by_one && !(stale && self.may_replace(set, *ordinal, start)) {
+                        // Even a broken pod of an old revision is waited for:
+                        // whoever broke it mends or deletes it.
+                        if one_by_one {
                             return Ok(wait);
                         }
                     }
@@ -283,11 +282,6 @@ impl StatefulSets {
         self.update(key, set, &slots, start, versions, min_ready_seconds)
             .await?;
         Ok(wait)
-    }
-
-    fn may_replace(&self, set: &StatefulSet, ordinal: i32, start: i32) -> bool {
-        let (rolling, partition) = strategy(set);
-        rolling && ordinal >= start + partition
     }
 
     /// Replaces pods of old revisions, from the last down to the partition.
