@@ -5,15 +5,18 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::observed::Observed;
+use super::resize::ResizeCondition;
 use super::spec::{containers, init_containers, is_sidecar, spec};
 
-const OWNED: [&str; 6] = [
+const OWNED: [&str; 8] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodScheduled",
     "AllContainersRestarting",
+    "PodResizePending",
+    "PodResizeInProgress",
 ];
 
 /// Computes the conditions: those of others as the API has them, then ours.
@@ -22,6 +25,7 @@ pub(crate) fn conditions(
     observed: &Observed,
     old: &PodStatus,
     status: &PodStatus,
+    resize: Option<&ResizeCondition>,
     now: Timestamp,
 ) -> Vec<PodCondition> {
     let api = pod
@@ -54,6 +58,12 @@ pub(crate) fn conditions(
         reason: "",
         message: String::new(),
     });
+    own.extend(resize.map(|resize| Outcome {
+        kind: resize.kind,
+        ok: true,
+        reason: resize.reason,
+        message: resize.message.clone(),
+    }));
 
     let known = old.conditions.as_deref().unwrap_or_default();
     for outcome in own {

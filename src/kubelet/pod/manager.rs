@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
+use super::admission::{Refusal, refuse};
 use super::observed::{Observed, labels};
-use super::spec::{name, namespace, uid};
+use super::spec::{is_deleted, is_terminal, name, namespace, phase, uid};
 use super::worker::{Desired, Shared, Signals, Worker};
 
 /// What is known of a pod, for the node API.
@@ -164,7 +165,32 @@ impl Pods {
             });
             return;
         }
-        self.start(&mut entries, Desired::Pod(pod), observed);
+        let refusal = self.judge(&entries, &pod, &observed);
+        self.start(&mut entries, Desired::Pod(pod), observed, refusal);
+    }
+
+    /// Why a pod that is new here cannot run beside the others; `None` if it can,
+    /// or does already.
+    fn judge(
+        &self,
+        entries: &BTreeMap<String, Entry>,
+        pod: &Pod,
+        observed: &Observed,
+    ) -> Option<Refusal> {
+        let status = pod.status.as_ref();
+        let began = status.is_some_and(|status| {
+            status.container_statuses.is_some() || status.init_container_statuses.is_some()
+        });
+        if began || is_deleted(pod) || is_terminal(phase(pod)) || !observed.sandboxes.is_empty() {
+            return None;
+        }
+        let views: Vec<PodView> = entries
+            .values()
+            .map(|entry| entry.view.lock().clone())
+            .filter(|view| !is_terminal(view.status.phase.as_deref().unwrap_or_default()))
+            .collect();
+        let others = views.iter().map(|view| &*view.pod);
+        refuse(pod, others, &self.shared.allocatable())
     }
 
     fn start(
@@ -172,6 +198,7 @@ impl Pods {
         entries: &mut BTreeMap<String, Entry>,
         desired: Desired,
         observed: Observed,
+        refusal: Option<Refusal>,
     ) {
         let pod = desired.pod().clone();
         let key = uid(&pod).to_owned();
@@ -189,6 +216,7 @@ impl Pods {
             signals.clone(),
             observed,
             view.clone(),
+            refusal,
         );
         let entry = Entry {
             desired,
@@ -273,7 +301,8 @@ impl Pods {
                     namespace = namespace(&pod),
                     "stopping a pod that is gone from the API server"
                 );
-                self.start(&mut entries, Desired::Gone(Arc::new(pod)), observed);
+                let desired = Desired::Gone(Arc::new(pod));
+                self.start(&mut entries, desired, observed, None);
             }
         }
     }

@@ -2,10 +2,12 @@
 //!
 //! Deciding is apart from doing. Pure: [`mod@spec`] questions, [`resources`],
 //! [`mod@env`], [`dns`], [`security`], [`plan`] (what to do next), [`status`] with
-//! [`phase`] and [`conditions`] (what to report). Doing: one [`worker`] for
+//! [`phase`] and [`conditions`] (what to report), [`admission`] and [`resize`]
+//! (what fits here). Doing: one [`worker`] for
 //! each pod walks it through its life, one action at a time; [`start`] and
 //! [`kill`] are its actions; [`manager`] feeds the workers.
 
+mod admission;
 mod backoff;
 mod conditions;
 mod dns;
@@ -20,6 +22,7 @@ mod observed;
 mod phase;
 mod plan;
 mod reporter;
+mod resize;
 mod resources;
 mod sandbox;
 mod security;

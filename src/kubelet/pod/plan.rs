@@ -8,6 +8,7 @@ use cri::{ContainerId, ContainerState};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::observed::{Observed, definition_changed, exit_code, should_restart};
+use super::resize::{Resize, judge};
 use super::spec::{
     containers, ephemeral_containers, init_containers, is_sidecar, restart_policy, restarts_after,
     restarts_on_failure,
@@ -258,6 +259,8 @@ fn plan_regular(pod: &Pod, observed: &Observed, probes: &Verdicts, plan: &mut Pl
         let failed = |kind| probes.get(&status.id, kind) == Some(Verdict::Failure);
         let (what, reason, restart) = if definition_changed(container, status) {
             ("definition changed", KillReason::Unknown, true)
+        } else if judge(pod, container, &status.config.resources) == Resize::Restart {
+            ("resize requires restart", KillReason::Unknown, true)
         } else if failed(ProbeKind::Liveness) {
             (
                 "failed liveness probe",

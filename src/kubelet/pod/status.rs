@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::conditions::conditions;
 use super::observed::{Observed, labels, should_restart};
 use super::phase::phase;
+use super::resize::ResizeCondition;
 use super::resources::QosClass;
 use super::spec::{
     as_container, containers, ephemeral_containers, init_containers, is_deleted, is_host_network,
@@ -43,6 +44,8 @@ pub(crate) struct StatusInput<'a> {
     pub(crate) terminal: bool,
     /// A phase, reason and message that override what containers say.
     pub(crate) verdict: Option<(&'a str, &'a str)>,
+    /// How a resize stands, if it is not done.
+    pub(crate) resize: Option<&'a ResizeCondition>,
     pub(crate) now: Timestamp,
 }
 
@@ -139,7 +142,14 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         resource_claim_statuses: old.resource_claim_statuses.clone(),
         ..PodStatus::default()
     };
-    status.conditions = Some(conditions(pod, observed, old, &status, input.now));
+    status.conditions = Some(conditions(
+        pod,
+        observed,
+        old,
+        &status,
+        input.resize,
+        input.now,
+    ));
     status
 }
 

@@ -14,6 +14,7 @@
 
 mod end;
 mod report;
+mod resizing;
 mod sandboxes;
 mod sync;
 
@@ -26,8 +27,8 @@ use std::time::Duration;
 use base::Shutdown;
 use client::Client;
 use cri::{
-    ContainerId, ContainerRuntime, ContainerState, ErrorKind, ImageService, PodNetwork,
-    SandboxState,
+    ContainerId, ContainerResources, ContainerRuntime, ContainerState, ErrorKind, ImageService,
+    PodNetwork, PodSandboxId, SandboxState,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret, Service};
 use parking_lot::{Mutex, RwLock};
@@ -35,6 +36,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::Nudge;
+use super::admission::Refusal;
 use super::backoff::KeyedBackoff;
 use super::fields::FieldContext;
 use super::images::{PullState, Puller};
@@ -42,6 +44,7 @@ use super::kill::{Killer, Progress};
 use super::manager::PodView;
 use super::observed::{Observed, labels};
 use super::reporter::Reporter;
+use super::resize::{self, ResizeCondition};
 use super::spec::{is_deleted, is_host_network, is_terminal, phase, uid};
 use super::status::WaitReasons;
 use crate::config::Config;
@@ -152,7 +155,13 @@ pub(crate) struct Worker {
     messages: BTreeMap<String, String>,
     status: Arc<PodStatus>,
     /// Why the pod was stopped though its containers would have gone on.
-    verdict: Option<(&'static str, &'static str)>,
+    verdict: Option<(String, String)>,
+    /// Why the pod never ran here.
+    refusal: Option<Refusal>,
+    /// How a resize stands, if it is not done.
+    resize: Option<ResizeCondition>,
+    /// Limits of the pod's cgroup, where they were changed.
+    pod_limits: Option<(PodSandboxId, ContainerResources)>,
     tokens: Tokens,
     config_maps: Handles<ConfigMap>,
     secrets: Handles<Secret>,
@@ -171,6 +180,7 @@ impl Worker {
         signals: Arc<Signals>,
         observed: Observed,
         view: Arc<Mutex<PodView>>,
+        refusal: Option<Refusal>,
     ) -> Self {
         let pod = inbox.borrow().pod().clone();
         let nudge: Nudge = {
@@ -192,6 +202,9 @@ impl Worker {
             messages: BTreeMap::new(),
             status,
             verdict: None,
+            refusal,
+            resize: None,
+            pod_limits: None,
             tokens: Tokens::default(),
             config_maps: Handles::new(),
             secrets: Handles::new(),
@@ -236,7 +249,8 @@ impl Worker {
         {
             self.signals.volumes.store(true, Ordering::Relaxed);
         }
-        self.pod = desired.pod().clone();
+        let allocatable = self.node.allocatable();
+        (self.pod, self.resize) = resize::allocate(desired.pod(), &self.status, &allocatable);
         self.refresh().await;
         match self.life {
             Life::Running => {

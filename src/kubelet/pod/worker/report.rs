@@ -30,7 +30,11 @@ impl Worker {
             old: &self.status,
             host_ips: &self.node.config.node_ips,
             terminal,
-            verdict: self.verdict,
+            verdict: self
+                .verdict
+                .as_ref()
+                .map(|(reason, message)| (reason.as_str(), message.as_str())),
+            resize: self.resize.as_ref(),
             now: now_in_seconds(),
         });
         if status != *self.status {

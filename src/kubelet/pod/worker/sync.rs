@@ -96,8 +96,23 @@ impl Worker {
 
     pub(super) async fn sync(&mut self) -> Next {
         self.sync_probes();
+        // Before the report: what it says of resources is true by then.
+        let resized = self.sync_limits().await;
         self.report(false);
         self.release_probes();
+        if let Some(refusal) = self.refusal.take() {
+            self.node.events.pod(
+                &self.pod,
+                Warning,
+                &refusal.reason,
+                refusal.message.as_str(),
+            );
+            let message = format!("Pod was rejected: {}", refusal.message);
+            self.verdict = Some((refusal.reason, message));
+            self.report(false);
+            self.life = Life::Terminating;
+            return Next::Again;
+        }
         let phase = self.status.phase.clone().unwrap_or_default();
         if is_terminal(&phase) {
             self.life = Life::Terminating;
@@ -109,12 +124,13 @@ impl Worker {
             self.node
                 .events
                 .pod(&self.pod, Normal, "DeadlineExceeded", message);
-            self.verdict = Some(("DeadlineExceeded", message));
+            self.verdict = Some(("DeadlineExceeded".to_owned(), message.to_owned()));
             self.report(false);
             self.life = Life::Terminating;
             return Next::Again;
         }
         let mut wake = deadline.map(|deadline| after(Timestamp::now(), deadline));
+        wake = earliest(wake, resized);
         if let Err(message) = self.sync_volumes().await {
             let failed_before = self.setup_backoff.updated("volumes");
             let now = Timestamp::now();
