@@ -123,6 +123,11 @@ pub fn object(
     let gvk = with_defaults(version, kind, expected);
     let refused = |error: String| refused(&gvk, expected, &error);
     let ty = registered(&gvk).map_err(refused)?;
+    if gvk.kind != expected.kind
+        && let Some(own) = Scheme::builtin().type_of(expected)
+    {
+        return Err(refused(unconvertible(ty, own)));
+    }
     let strict = validation != FieldValidation::Ignore;
     let typed = json::typed(data, ty, strict).map_err(refused)?;
     let mut problems = Vec::new();
@@ -140,6 +145,14 @@ pub fn object(
         )));
     }
     let mut object = typed.value;
+    if typed
+        .empties
+        .iter()
+        .any(|path| path == "metadata.managedFields")
+    {
+        // An empty list is how clients clear the owners of fields.
+        object["metadata"]["managedFields"] = Value::Array(Vec::new());
+    }
     name_type(&mut object, &gvk);
     Ok(Decoded {
         object,
@@ -147,6 +160,47 @@ pub fn object(
         warnings: problems,
         empties: typed.empties,
     })
+}
+
+/// Whether a body holds options of this kind, in the words of the codec for
+/// options.
+///
+/// # Errors
+///
+/// 400 with upstream's message.
+pub fn options_kind(body: &[u8], expected: &str) -> Result<(), Status> {
+    let (version, kind) = json::type_meta(body).map_err(|error| {
+        Status::bad_request(format!(
+            "couldn't get version/kind; json parse error: {error}"
+        ))
+    })?;
+    if kind.is_empty() || kind == expected {
+        return Ok(());
+    }
+    let version = if version.is_empty() {
+        "meta.k8s.io/v1"
+    } else {
+        &version
+    };
+    Err(Status::bad_request(format!(
+        "no kind {} is registered for version {} in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\"",
+        go_quote(&kind),
+        go_quote(version)
+    )))
+}
+
+/// What upstream says of an object that is not of the kind that it converts to.
+pub(crate) fn unconvertible(from: TypeRef<'_>, to: TypeRef<'_>) -> String {
+    let name = to.as_struct().map_or_else(String::new, |it| {
+        let path = it.package_path();
+        let group = path.strip_prefix("k8s.io/api/").unwrap_or(path);
+        let group = group.split('/').next().unwrap_or_default();
+        format!("{group}.{}", it.name())
+    });
+    format!(
+        "converting ({}) to ({name}): unknown conversion",
+        from.go_name()
+    )
 }
 
 fn protobuf(body: &[u8], expected: &GroupVersionKind) -> Result<Decoded, Status> {

@@ -320,6 +320,15 @@ impl Kind for DaemonSet {
 
 struct StatefulSet;
 
+/// A rolling update goes pod by pod: the field is behind a gate that is off.
+fn drop_unavailable(set: &mut Value) {
+    within(object(set, "spec"), "updateStrategy", |strategy| {
+        within(strategy, "rollingUpdate", |rolling| {
+            remove(rolling, "maxUnavailable");
+        });
+    });
+}
+
 impl Kind for StatefulSet {
     fn name_rule(&self) -> NameRule {
         NameRule::Label
@@ -366,6 +375,12 @@ impl Kind for StatefulSet {
     fn prepare_create(&self, set: &mut Value, _: &Context<'_>) {
         self.plan().create(set);
         set["status"] = json!({ "replicas": 0, "availableReplicas": 0 });
+        drop_unavailable(set);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, context: &Context<'_>) {
+        drop_unavailable(new);
+        self.plan().update(new, old, context.subresource);
     }
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {

@@ -312,6 +312,13 @@ impl Kind for ResourceQuota {
         validate::quota::resource_quota(object)
     }
 
+    fn validate_update(&self, new: &Value, old: &Value, context: &Context<'_>) -> Vec<FieldError> {
+        match context.subresource {
+            "" => validate::quota::resource_quota_update(new, old),
+            _ => Vec::new(),
+        }
+    }
+
     fn columns(&self) -> &'static [Column] {
         columns::RESOURCEQUOTA
     }

@@ -23,6 +23,16 @@ const INFO: &[&str] = &[
     "architecture",
 ];
 
+/// Kubelets take no configuration from here any more.
+fn drop_configuration(node: &mut Value) {
+    super::value::within(node, "spec", |spec| {
+        super::value::remove(spec, "configSource")
+    });
+    super::value::within(node, "status", |status| {
+        super::value::remove(status, "config")
+    });
+}
+
 impl Kind for Node {
     fn plan(&self) -> Plan {
         Plan::STATUS
@@ -44,14 +54,24 @@ impl Kind for Node {
         }
     }
 
-    fn prepare_create(&self, _: &mut Value, _: &Context<'_>) {}
+    fn prepare_create(&self, node: &mut Value, _: &Context<'_>) {
+        drop_configuration(node);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, context: &Context<'_>) {
+        self.plan().update(new, old, context.subresource);
+        drop_configuration(new);
+    }
 
     fn validate_create(&self, object: &Value, _: &Context<'_>) -> Vec<FieldError> {
         validate::core::node(object)
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _: &Context<'_>) -> Vec<FieldError> {
-        validate::core::node_update(new, old)
+        // The strategy judges the node, and then the change.
+        let mut errors = validate::core::node(new);
+        errors.extend(validate::core::node_update(new, old));
+        errors
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {

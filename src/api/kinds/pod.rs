@@ -28,7 +28,7 @@ impl Kind for Pod {
 
     fn default(&self, pod: &mut Value) {
         pod_defaults::pod(pod);
-        object(pod, "status");
+        same_addresses(object(pod, "status"));
     }
 
     fn prepare_create(&self, pod: &mut Value, context: &Context<'_>) {
@@ -147,6 +147,20 @@ impl Kind for Pod {
 
     fn row_conditions(&self, object: &Value) -> Vec<Value> {
         pod_table::row_conditions(object)
+    }
+}
+
+/// The one address and the list of addresses say the same; the one has the
+/// last word.
+fn same_addresses(status: &mut Value) {
+    let first = text(&status["podIPs"][0], "ip").to_owned();
+    let own = text(status, "podIP").to_owned();
+    if own.is_empty() {
+        if !first.is_empty() {
+            status["podIP"] = first.into();
+        }
+    } else if own != first {
+        status["podIPs"] = json!([{ "ip": own }]);
     }
 }
 

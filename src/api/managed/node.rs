@@ -97,7 +97,15 @@ impl Structure for Node<'_> {
         let Inner::Typed { ty, .. } = self.0 else {
             return None;
         };
-        ty.as_struct()?.field(name)?.default_value().cloned()
+        let field = ty.as_struct()?.field(name)?;
+        field.default_value().cloned().or_else(|| {
+            // OpenAPI gives required scalars their zero values as defaults.
+            let required = !field.is_pointer() && !field.omitempty();
+            match field.ty().shape() {
+                crate::Shape::Scalar(_) if required => Some(zero(field.ty())),
+                _ => None,
+            }
+        })
     }
 
     fn mismatch(&self, value: &Value) -> Option<String> {

@@ -93,7 +93,15 @@ pub fn apply(
     let show = || shown_after(patch_type, current, &merged, body, own);
     let ty = renamed(current, &merged).unwrap_or(Ok(ty));
     let ty = ty.map_err(|error| invalid(&show(), &error))?;
-    finish(&merged, show, ty, problems, validation)
+    let mut patched = finish(&merged, show, ty, problems, validation)?;
+    for name in ["apiVersion", "kind"] {
+        if merged.get(name).is_none()
+            && let Some(own) = current.get(name)
+        {
+            patched.object[name] = own.clone();
+        }
+    }
+    Ok(patched)
 }
 
 /// The document after a JSON or merge patch, as errors show it.
@@ -168,13 +176,28 @@ fn renamed(current: &Value, merged: &Value) -> Option<Result<TypeRef<'static>, S
         let text = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
         (text("apiVersion"), text("kind"))
     };
-    let (version, kind) = name(merged);
-    if name(current) == (version.clone(), kind.clone()) {
+    let (mut version, mut kind) = name(merged);
+    let own = name(current);
+    // What is left out is what it was.
+    if version.is_empty() {
+        version.clone_from(&own.0);
+    }
+    if kind.is_empty() {
+        kind.clone_from(&own.1);
+    }
+    if own == (version.clone(), kind.clone()) {
         return None;
     }
-    let gv = GroupVersion::parse(&version).unwrap_or_default();
-    let gvk = GroupVersionKind::new(gv.group, gv.version, &*kind);
-    let ty = Scheme::builtin().type_of(&gvk);
+    let type_of = |version: &str, kind: &str| {
+        let gv = GroupVersion::parse(version).unwrap_or_default();
+        Scheme::builtin().type_of(&GroupVersionKind::new(gv.group, gv.version, kind))
+    };
+    let ty = type_of(&version, &kind);
+    if let (Some(ty), Some(before)) = (ty, type_of(&own.0, &own.1))
+        && kind != own.1
+    {
+        return Some(Err(decode::unconvertible(ty, before)));
+    }
     Some(ty.ok_or_else(|| {
         format!(
             "no kind {} is registered for version {} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
@@ -220,9 +243,14 @@ fn finish(
         return Err(invalid(&shown(), &error));
     }
     for name in ["apiVersion", "kind"] {
-        if let Some(value) = merged.get(name) {
+        if let Some(value) = merged.get(name).filter(|it| *it != "") {
             object[name] = value.clone();
         }
+    }
+    let entries = &merged["metadata"]["managedFields"];
+    if entries.as_array().is_some_and(Vec::is_empty) {
+        // An empty list is how clients clear the owners of fields.
+        object["metadata"]["managedFields"] = entries.clone();
     }
     Ok(Patched {
         object,

@@ -80,7 +80,8 @@ impl Reviews {
         if !errors.is_empty() {
             let kind = GroupKind {
                 group: "authorization.k8s.io".into(),
-                kind: kind.into(),
+                // Upstream names no kind here.
+                kind: String::new(),
             };
             return Err(Status::invalid(&kind, "", &errors));
         }

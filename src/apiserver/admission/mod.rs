@@ -8,6 +8,7 @@ mod defaults;
 mod namespace;
 mod pods;
 mod rbac;
+mod runtime_class;
 mod service_account;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use defaults::{
 pub use namespace::NamespaceLifecycle;
 pub use pods::{DefaultTolerationSeconds, Priority};
 pub use rbac::RbacEscalation;
+pub use runtime_class::RuntimeClass;
 pub use service_account::ServiceAccount;
 
 /// The plugins that are on by default, in upstream's order. `rbac` says what
@@ -37,6 +39,7 @@ pub fn default_plugins(rbac: Option<Arc<crate::access::Rbac>>) -> Vec<Arc<dyn Pl
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultStorageClass),
         Arc::new(StorageObjectInUseProtection),
+        Arc::new(RuntimeClass),
         Arc::new(DefaultIngressClass),
     ];
     plugins.extend(rbac.map(|rbac| Arc::new(RbacEscalation::new(rbac)) as Arc<dyn Plugin>));

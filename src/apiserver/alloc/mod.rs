@@ -144,7 +144,10 @@ impl Allocators {
         };
         let edge =
             address == range.network() || (!address.is_ipv6() && address == range.broadcast());
-        if !range.contains(&address) || edge {
+        if !range.contains(&address) {
+            return Err("the provided network does not match the current range".to_owned());
+        }
+        if edge {
             return Err(format!(
                 "the provided IP ({address}) is not in the valid range. The range of valid IPs is \
                  {range}"

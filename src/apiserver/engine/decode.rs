@@ -105,6 +105,9 @@ impl Engine {
     ) -> Result<Value, Status> {
         let format = content_format(&context.parts.headers, true)?;
         let gvk = GroupVersionKind::new("", "v1", kind);
+        if format == Format::Json {
+            decode::options_kind(bytes, kind)?;
+        }
         // Options may come under any group's name.
         let decoded = decode::object(bytes, wire(format), FieldValidation::Ignore, &gvk)?;
         Ok(decoded.object)

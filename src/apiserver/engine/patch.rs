@@ -85,11 +85,28 @@ impl<'a> Patch<'a> {
         let validation = call.validation();
         let strict = validation != FieldValidation::Ignore;
         let (config, problems) = decode::unstructured(self.body, decode::Format::Yaml, strict)
-            .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
+            .map_err(|error| {
+                Status::bad_request(format!(
+                    "error decoding YAML: error converting YAML to JSON: {error}"
+                ))
+            })?;
+        let kind = match &config {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Number(_) => "number",
+            Value::Bool(_) => "bool",
+            Value::Null | Value::Object(_) => "",
+        };
+        if !kind.is_empty() {
+            return Err(Status::bad_request(format!(
+                "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: \
+                 cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+            )));
+        }
         match validation {
             FieldValidation::Strict if !problems.is_empty() => {
                 return Err(Status::bad_request(format!(
-                    "error strict decoding YAML: {}",
+                    "error strict decoding YAML: error converting YAML to JSON: {}",
                     problems.join(", ")
                 )));
             }

@@ -56,8 +56,11 @@ pub(crate) struct ListResult {
 /// A continue token, in upstream's encoding.
 #[derive(Serialize, Deserialize)]
 struct Token {
+    #[serde(default)]
     v: String,
+    #[serde(default)]
     rv: i64,
+    #[serde(default)]
     start: String,
 }
 
@@ -77,18 +80,16 @@ impl Token {
                 "invalid continue token: continue key is not valid{why}"
             ))
         };
-        let bytes = TOKENS
-            .decode(text.trim_end_matches('='))
-            .map_err(|error| match error {
-                base64::DecodeError::InvalidByte(at, _) => {
-                    bad(&format!(": illegal base64 data at input byte {at}"))
-                }
-                // Go counts to where the part that cannot be decoded begins.
-                _ => bad(&format!(
-                    ": illegal base64 data at input byte {}",
-                    text.len() / 4 * 4
-                )),
-            })?;
+        let bytes = TOKENS.decode(text).map_err(|error| match error {
+            base64::DecodeError::InvalidByte(at, _) => {
+                bad(&format!(": illegal base64 data at input byte {at}"))
+            }
+            // Go counts to where the part that cannot be decoded begins.
+            _ => bad(&format!(
+                ": illegal base64 data at input byte {}",
+                text.len() / 4 * 4
+            )),
+        })?;
         let token: Self = serde_json::from_slice(&bytes).map_err(|_| match bytes.first() {
             Some(b'{') => bad(": unexpected end of JSON input"),
             Some(byte) => bad(&format!(
@@ -98,7 +99,10 @@ impl Token {
             None => bad(": unexpected end of JSON input"),
         })?;
         if token.v != "meta.k8s.io/v1" {
-            return Err(bad(": server does not recognize this encoded version"));
+            return Err(bad(&format!(
+                ": server does not recognize this encoded version {}",
+                token.v
+            )));
         }
         if token.rv == 0 {
             return Err(bad(
@@ -135,7 +139,7 @@ impl ListOptions {
                 if matched == VersionMatch::Exact && self.resource_version == Some(0) {
                     errors.push(FieldError::forbidden(
                         &path,
-                        "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
                     ));
                 }
             }

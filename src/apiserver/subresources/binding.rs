@@ -71,13 +71,11 @@ impl Change for Bind {
         if !status["conditions"].is_array() {
             status["conditions"] = json!([]);
         }
-        let observed = pod["metadata"]["generation"].clone();
         let condition = json!({
             "type": "PodScheduled",
             "status": "True",
             "lastProbeTime": null,
             "lastTransitionTime": self.now,
-            "observedGeneration": observed,
         });
         let conditions = pod["status"]["conditions"]
             .as_array_mut()
@@ -123,13 +121,24 @@ pub(super) async fn bind(
     api::meta::match_namespace(&mut binding, &call.namespace)?;
     let target = &binding["target"];
     let kind = target["kind"].as_str().unwrap_or_default();
+    let mut wrong = Vec::new();
     if !matches!(kind, "" | "Node") {
-        return Err(Status::internal(format!(
-            "target.kind: Unsupported value: {kind:?}: supported values: \"Node\", \"\""
-        )));
+        wrong.push(format!(
+            "target.kind: Unsupported value: {kind:?}: supported values: \"Node\", \"<empty>\""
+        ));
     }
     if target["name"].as_str().unwrap_or_default().is_empty() {
-        return Err(Status::internal("target.name: Required value"));
+        wrong.push("target.name: Required value".to_owned());
+    }
+    if !wrong.is_empty() {
+        let message = match wrong.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        return Err(Status {
+            code: 500,
+            ..Status::new(api::Reason::Unknown, message)
+        });
     }
     call.subresource = "binding".to_owned();
     let binding = registry

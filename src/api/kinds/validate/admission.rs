@@ -229,20 +229,42 @@ fn client(config: &Value, at: &Path, errors: &mut Errors) {
                     ));
                 }
             }
-            if let Some(path) = service["path"].as_str()
-                && !path.starts_with('/')
-            {
-                errors.push(FieldError::invalid(
-                    &at.child("path"),
-                    path,
-                    "must start with a '/'",
-                ));
-            }
+            service_path(text(service, "path"), &at.child("path"), errors);
         }
         _ => errors.push(FieldError::required(
             at,
             "exactly one of url or service is required",
         )),
+    }
+}
+
+/// The path of a service: segments that are DNS names.
+fn service_path(path: &str, at: &Path, errors: &mut Errors) {
+    match path {
+        "" | "/" => return,
+        "//" => {
+            errors.push(FieldError::invalid(at, path, "segment[0] may not be empty"));
+            return;
+        }
+        _ => {}
+    }
+    if !path.starts_with('/') {
+        errors.push(FieldError::invalid(at, path, "must start with a '/'"));
+    }
+    let mut rest = path.chars();
+    rest.next();
+    let rest = rest.as_str();
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    for (index, step) in rest.split('/').enumerate() {
+        if step.is_empty() {
+            let why = format!("segment[{index}] may not be empty");
+            errors.push(FieldError::invalid(at, path, why));
+            continue;
+        }
+        for message in names::dns_subdomain(step) {
+            let why = format!("segment[{index}]: {message}");
+            errors.push(FieldError::invalid(at, path, why));
+        }
     }
 }
 

@@ -47,6 +47,7 @@ pub(in crate::kinds) fn autoscaler(scaler: &Value) -> Errors {
     }
     reference(
         &spec["scaleTargetRef"],
+        false,
         &path.child("scaleTargetRef"),
         &mut errors,
     );
@@ -61,7 +62,7 @@ pub(in crate::kinds) fn autoscaler(scaler: &Value) -> Errors {
 }
 
 /// `ValidateCrossVersionObjectReference`.
-fn reference(reference: &Value, at: &Path, errors: &mut Errors) {
+fn reference(reference: &Value, any_group: bool, at: &Path, errors: &mut Errors) {
     for name in ["kind", "name"] {
         let value = text(reference, name);
         if value.is_empty() {
@@ -79,7 +80,7 @@ fn reference(reference: &Value, at: &Path, errors: &mut Errors) {
     let parsed = GroupVersion::parse(version);
     let wrong = match &parsed {
         None => Some(format!("unexpected GroupVersion string: {version}")),
-        Some(parsed) if parsed.group.is_empty() && !core => {
+        Some(parsed) if parsed.group.is_empty() && !core && !any_group => {
             Some("apiVersion must specify API group".to_owned())
         }
         Some(_) => None,
@@ -168,6 +169,7 @@ fn source(source: &Value, kind: &str, at: &Path, errors: &mut Errors) {
         if kind == "object" {
             reference(
                 &source["describedObject"],
+                true,
                 &at.child("describedObject"),
                 errors,
             );

@@ -564,6 +564,31 @@ fn mounts(container: &Value, pod: &Pod<'_>, at: &Path, errors: &mut Errors) {
                 ));
             }
         }
+        if let Some(recursive) = mount["recursiveReadOnly"].as_str() {
+            let at = path.child("recursiveReadOnly");
+            match recursive {
+                "Disabled" => {}
+                "Enabled" | "IfPossible" => {
+                    if mount["readOnly"] != true {
+                        errors.push(FieldError::forbidden(
+                            &at,
+                            "may only be specified when readOnly is true",
+                        ));
+                    }
+                    if !matches!(mount["mountPropagation"].as_str(), None | Some("None")) {
+                        errors.push(FieldError::forbidden(
+                            &at,
+                            "may only be specified when mountPropagation is None or not specified",
+                        ));
+                    }
+                }
+                other => errors.push(FieldError::not_supported(
+                    &at,
+                    other,
+                    &["Disabled", "Enabled", "IfPossible"],
+                )),
+            }
+        }
     }
     let mut seen = BTreeSet::new();
     for (at, device) in indexed(container, "volumeDevices", at) {
@@ -618,12 +643,14 @@ pub(super) fn resources(
         let at = limits_at.key(name);
         errors.extend(common::container_resource_name(name, &at));
         errors.extend(common::resource_quantity(name, value, &at));
+        errors.extend(broken_page(name, value, &at));
         note(name);
     }
     for (name, value) in entries(resources, "requests") {
         let at = requests_at.key(name);
         errors.extend(common::container_resource_name(name, &at));
         errors.extend(common::resource_quantity(name, value, &at));
+        let broken = broken_page(name, value, &at);
         note(name);
         let request = common::quantity(value);
         let limit = &resources["limits"][name];
@@ -634,6 +661,7 @@ pub(super) fn resources(
                     "Limit must be set for non overcommitable resources",
                 ));
             }
+            errors.extend(broken);
             continue;
         }
         let limit = common::quantity(limit);
@@ -642,6 +670,7 @@ pub(super) fn resources(
         } else if request > limit {
             "less than or equal to"
         } else {
+            errors.extend(broken);
             continue;
         };
         errors.push(FieldError::invalid(
@@ -649,18 +678,65 @@ pub(super) fn resources(
             request.to_string(),
             format!("must be {relation} {name} limit of {limit}"),
         ));
+        errors.extend(broken);
     }
     if pages && !compute {
         errors.push(FieldError::forbidden(at, "HugePages require cpu or memory"));
     }
+    claim_names(resources, claims, at, errors);
+}
+
+/// `validateResourceClaimNames`.
+fn claim_names(resources: &Value, claims: &BTreeSet<String>, at: &Path, errors: &mut Errors) {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
     for (at, claim) in indexed(resources, "claims", at) {
-        let name = text(claim, "name");
+        let (name, request) = (text(claim, "name"), text(claim, "request"));
         if name.is_empty() {
-            errors.push(FieldError::required(&at.child("name"), ""));
-        } else if !claims.contains(name) {
-            errors.push(FieldError::not_found(&at.child("name"), name));
+            errors.push(FieldError::required(&at, ""));
+        } else if seen.contains(name) {
+            errors.push(FieldError::duplicate(&at, name));
+        } else {
+            let mut key = name.to_owned();
+            if !request.is_empty() {
+                errors.extend(invalid(
+                    &at.child("request"),
+                    request,
+                    names::dns_label(request),
+                ));
+                key = format!("{name}/{request}");
+            }
+            let part = format!("{name}/");
+            if seen.contains(&key) {
+                errors.push(FieldError::duplicate(&at, key.as_str()));
+            } else if request.is_empty() {
+                let overlaps = seen.iter().filter(|known| known.starts_with(&part));
+                errors.extend(overlaps.map(|_| FieldError::duplicate(&at, name)));
+            }
+            seen.insert(key);
+        }
+        if !claims.contains(name) {
+            let mut error = FieldError::not_found(&at, name);
+            let known: Vec<&str> = claims.iter().map(String::as_str).collect();
+            error.detail = "must be one of the names in pod.spec.resourceClaims".to_owned();
+            if known.is_empty() {
+                error.detail.push_str(" which is empty");
+            } else {
+                error.detail.push_str(&format!(": {}", known.join(", ")));
+            }
+            errors.push(error);
         }
     }
+}
+
+/// An amount of huge pages that is no whole number of pages.
+fn broken_page(name: &str, value: &Value, at: &Path) -> Option<FieldError> {
+    let page: crate::Quantity = name.strip_prefix("hugepages-")?.parse().ok()?;
+    let amount = common::quantity(value);
+    let (page, bytes) = (page.value(), amount.value());
+    (page > 0 && bytes % page != 0).then(|| {
+        let why = format!("{amount} is not positive integer multiple of {name}");
+        FieldError::invalid(at, amount.to_string(), why)
+    })
 }
 
 fn resize_policy(container: &Value, pod: &Pod<'_>, at: &Path, errors: &mut Errors) {

@@ -64,8 +64,32 @@ fn endpoints(slice: &Value) -> Errors {
         if let Some(host) = endpoint["hostname"].as_str() {
             errors.extend(invalid(&at.child("hostname"), host, names::dns_label(host)));
         }
+        hints(&endpoint["hints"], &at.child("hints"), &mut errors);
     }
     errors
+}
+
+/// `validateHints`.
+fn hints(hints: &Value, path: &Path, errors: &mut Errors) {
+    let rules: [(&str, fn(&str) -> Vec<String>); 2] = [
+        ("forZones", names::label_value),
+        ("forNodes", names::dns_subdomain),
+    ];
+    for (field, rule) in rules {
+        let count = list(hints, field).len();
+        if count > 8 {
+            errors.push(FieldError::too_many(&path.child(field), count, 8));
+            return;
+        }
+        let mut seen = BTreeSet::new();
+        for (at, hint) in indexed(hints, field, path) {
+            let (at, name) = (at.child("name"), text(hint, "name"));
+            if !seen.insert(name) {
+                errors.push(FieldError::duplicate(&at, name));
+            }
+            errors.extend(invalid(&at, name, rule(name)));
+        }
+    }
 }
 
 fn slice_with(slice: &Value, old: Option<&Value>) -> Errors {

@@ -92,6 +92,7 @@ fn spec(spec: &Value, name: &str, is_pod: bool, path: &Path) -> Vec<FieldError> 
     }
     let volumes = volume_source::volumes(spec, name, &path.child("volumes"), &mut errors);
     let claims = resource_claims(spec, path, &mut errors);
+    pod_resources(spec, path, &mut errors);
     let holder = Holder {
         volumes: &volumes,
         claims: &claims,
@@ -210,6 +211,56 @@ fn spec(spec: &Value, name: &str, is_pod: bool, path: &Path) -> Vec<FieldError> 
     errors
 }
 
+/// `validatePodResources`: what the pod as a whole may ask for.
+fn pod_resources(spec: &Value, path: &Path, errors: &mut Vec<FieldError>) {
+    let resources = &spec["resources"];
+    if !resources.is_object() {
+        return;
+    }
+    let at = path.child("resources");
+    if spec["os"]["name"] == "windows" {
+        errors.push(FieldError::forbidden(
+            &at,
+            "may not be set for a windows pod",
+        ));
+        return;
+    }
+    if !resources["claims"].is_null() {
+        errors.push(FieldError::forbidden(
+            &at.child("claims"),
+            "claims may not be set for Resources at pod-level",
+        ));
+    }
+    for kind in ["limits", "requests"] {
+        for (name, value) in crate::kinds::value::entries(resources, kind) {
+            let at = at.child(kind).key(name);
+            let wrong = common::resource_name(name, &at);
+            let supported = matches!(&**name, "cpu" | "memory") || name.starts_with("hugepages-");
+            if !wrong.is_empty() {
+                errors.extend(wrong);
+            } else if !supported {
+                errors.push(FieldError::not_supported(
+                    &at,
+                    name.as_str(),
+                    &["cpu", "hugepages-", "memory"],
+                ));
+            }
+            errors.extend(common::resource_quantity(name, value, &at));
+            let (request, limit) = (&resources["requests"][name], &resources["limits"][name]);
+            if kind == "requests" && !limit.is_null() {
+                let (request, limit) = (common::quantity(request), common::quantity(limit));
+                if request > limit {
+                    errors.push(FieldError::invalid(
+                        &path.child("resources").child("requests"),
+                        request.to_string(),
+                        format!("must be less than or equal to {name} limit of {limit}"),
+                    ));
+                }
+            }
+        }
+    }
+}
+
 /// Names of the pod's resource claims.
 fn resource_claims(spec: &Value, path: &Path, errors: &mut Vec<FieldError>) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
@@ -321,6 +372,15 @@ fn security_context(spec: &Value, path: &Path, errors: &mut Vec<FieldError>) {
             &path.child("supplementalGroupsPolicy"),
             policy,
             &["Merge", "Strict"],
+        ));
+    }
+    if let Some(policy) = context["seLinuxChangePolicy"].as_str()
+        && policy != "Recursive"
+    {
+        errors.push(FieldError::not_supported(
+            &path.child("seLinuxChangePolicy"),
+            policy,
+            &["Recursive"],
         ));
     }
 }

@@ -163,7 +163,7 @@ fn scheduling_gates(now: &Value, before: &Value, path: &Path, errors: &mut Error
     for (at, gate) in indexed(now, "schedulingGates", path) {
         if !list(before, "schedulingGates").contains(gate) {
             errors.push(FieldError::forbidden(
-                &at,
+                &at.child("name"),
                 "only deletion is allowed, but found new scheduling gate",
             ));
             let name = text(gate, "name");

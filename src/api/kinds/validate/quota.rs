@@ -191,6 +191,67 @@ pub(in crate::kinds) fn resource_quota(quota: &Value) -> Errors {
             "conflicting scopes",
         ));
     }
+    scope_selector(spec, &path, &mut errors);
+    errors
+}
+
+/// `validateScopedResourceSelectorRequirement`.
+fn scope_selector(spec: &Value, path: &Path, errors: &mut Errors) {
+    let selector = &spec["scopeSelector"];
+    let at = path.child("scopeSelector").child("matchExpressions");
+    for expression in list(selector, "matchExpressions") {
+        let (scope, operator) = (text(expression, "scopeName"), text(expression, "operator"));
+        if !SCOPES.contains(&scope) {
+            errors.push(FieldError::invalid(
+                &at.child("scopeName"),
+                scope,
+                "unsupported scope",
+            ));
+        }
+        let at_operator = at.child("operator");
+        if SCOPES.contains(&scope) && scope != "PriorityClass" && operator != "Exists" {
+            errors.push(FieldError::invalid(
+                &at_operator,
+                operator,
+                "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+            ));
+        }
+        let values = !list(expression, "values").is_empty();
+        match operator {
+            "In" | "NotIn" if !values => errors.push(FieldError::required(
+                &at.child("values"),
+                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+            )),
+            "Exists" | "DoesNotExist" if values => errors.push(FieldError::invalid(
+                &at.child("values"),
+                expression["values"].clone(),
+                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
+            )),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => errors.push(FieldError::invalid(
+                &at_operator,
+                operator,
+                "not a valid selector operator",
+            )),
+        }
+    }
+}
+
+/// `ValidateResourceQuotaUpdate`.
+pub(in crate::kinds) fn resource_quota_update(new: &Value, old: &Value) -> Errors {
+    let mut errors = resource_quota(new);
+    let scopes = |quota: &Value| -> std::collections::BTreeSet<String> {
+        list(&quota["spec"], "scopes")
+            .iter()
+            .filter_map(|scope| scope.as_str().map(str::to_owned))
+            .collect()
+    };
+    if scopes(new) != scopes(old) {
+        errors.push(crate::meta::immutable(
+            &Path::new("spec").child("scopes"),
+            new["spec"]["scopes"].clone(),
+        ));
+    }
     errors
 }
 

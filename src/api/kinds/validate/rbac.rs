@@ -58,6 +58,11 @@ pub(in crate::kinds) fn role(role: &Value, cluster: bool) -> Errors {
         }
         for (at, selector) in indexed(aggregation, "clusterRoleSelectors", &path) {
             errors.extend(common::label_selector(selector, &at));
+            if crate::LabelSelector::from_object(selector).is_err() {
+                let mut error = FieldError::invalid(&at, Value::Null, "invalid label selector.");
+                error.shown = Some("null".to_owned());
+                errors.push(error);
+            }
         }
     }
     errors

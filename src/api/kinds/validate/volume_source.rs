@@ -111,7 +111,7 @@ fn sources(volume: &Value, pod: &str, at: &Path, errors: &mut Errors) {
         }
         found = true;
         source(name, &volume[*name], false, &at.child(path), errors);
-        if *name == "ephemeral" && !pod.is_empty() {
+        if *name == "ephemeral" && !pod.is_empty() && !text(volume, "name").is_empty() {
             let own = text(volume, "name");
             let claim = format!("{pod}-{own}");
             for message in names::dns_subdomain(&claim) {
@@ -408,12 +408,8 @@ fn projected(volume: &Value, path: &Path, errors: &mut Errors) {
         }
         count += usize::from(source["clusterTrustBundle"].is_object());
         count += usize::from(source["podCertificate"].is_object());
-        if count == 0 {
-            errors.push(FieldError::required(
-                &at,
-                "must specify a valid volume source type",
-            ));
-        } else if count > 1 {
+        // A source of no kind is projected as nothing.
+        if count > 1 {
             errors.push(FieldError::forbidden(
                 &at,
                 "may not specify more than 1 volume type per source",
