@@ -3,6 +3,9 @@
 //! Each function answers the messages of what is wrong, as
 //! `k8s.io/apimachinery/pkg/util/validation` words them; none is well-formed.
 
+/// A rule of form: what is wrong with a text.
+pub type Rule = fn(&str) -> Vec<String>;
+
 /// Longest DNS label.
 pub const LABEL_MAX: usize = 63;
 /// Longest DNS subdomain.

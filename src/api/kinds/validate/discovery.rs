@@ -71,7 +71,7 @@ fn endpoints(slice: &Value) -> Errors {
 
 /// `validateHints`.
 fn hints(hints: &Value, path: &Path, errors: &mut Errors) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 2] = [
+    let rules: [(&str, names::Rule); 2] = [
         ("forZones", names::label_value),
         ("forNodes", names::dns_subdomain),
     ];

@@ -96,7 +96,7 @@ fn secret_reference(reference: &Value, at: &Path, errors: &mut Errors) {
     if !reference.is_object() {
         return;
     }
-    let rules: [(&str, fn(&str) -> Vec<String>); 2] = [
+    let rules: [(&str, names::Rule); 2] = [
         ("name", names::dns_subdomain),
         ("namespace", names::dns_label),
     ];
