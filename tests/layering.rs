@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("client", &["api"]),
     ("containers", &["cri", "linux"]),
-    ("controllers", &["client"]),
+    ("controllers", &["api", "client"]),
     ("cri", &[]),
     ("dns", &["client"]),
     ("expr", &["api"]),

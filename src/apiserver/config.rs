@@ -30,6 +30,12 @@ pub struct Config {
     pub version: String,
     /// Commit it was built from; may be empty.
     pub git_commit: String,
+    /// Certificate (PEM) of the authority whose client certificates count, for
+    /// API servers behind this one to know.
+    pub client_ca: Option<String>,
+    /// Certificate (PEM) of the authority of this server's certificate towards
+    /// API servers behind it.
+    pub request_header_ca: Option<String>,
 }
 
 impl Config {
@@ -47,6 +53,8 @@ impl Config {
             request_timeout: Duration::from_secs(60),
             version: concat!("v1.36.2+karve", env!("CARGO_PKG_VERSION")).to_owned(),
             git_commit: String::new(),
+            client_ca: None,
+            request_header_ca: None,
         }
     }
 }

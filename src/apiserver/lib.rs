@@ -85,6 +85,7 @@ pub fn build(config: Config, deps: Deps) -> (ApiServer, Task) {
     ));
     let mut authenticators = deps.authenticators;
     let mut authorizers = deps.authorizers;
+    authorizers.push(Arc::new(access::NodeAuthorizer::new(registry.clone())));
     authorizers.push(rbac.clone());
     let reviews = access::Reviews::new(
         authorizers.clone(),
@@ -93,8 +94,9 @@ pub fn build(config: Config, deps: Deps) -> (ApiServer, Task) {
         authenticators.clone(),
     );
     authenticators.push(tokens);
-    let mut plugins = admission::default_plugins(Some(rbac));
+    let mut plugins = admission::default_plugins(rbac, &authorizers);
     plugins.extend(deps.admission);
+    plugins.push(Arc::new(admission::ResourceQuota::new(registry.clone())));
     *registry.admission.write() = admission::Chain::new(plugins);
     let server = ApiServer {
         inner: Arc::new(server::Inner {

@@ -30,6 +30,8 @@ pub(crate) struct RequestInfo {
     pub name: String,
     /// Path below the subresource, as it came, with its leading slash.
     pub tail: String,
+    /// Field selector of a list, watch or deletion of many; empty if none.
+    pub field_selector: String,
 }
 
 impl RequestInfo {
@@ -92,10 +94,13 @@ impl RequestInfo {
         if info.name.is_empty() && info.verb == "delete" {
             info.verb = "deletecollection";
         }
-        if info.name.is_empty()
-            && matches!(info.verb, "list" | "watch" | "deletecollection")
+        if matches!(info.verb, "list" | "watch" | "deletecollection")
             && let Some(selector) = query.get("fieldSelector")
-            && let Some(name) = selector.split(',').find_map(|term| {
+        {
+            info.field_selector = selector.into_owned();
+        }
+        if info.name.is_empty()
+            && let Some(name) = info.field_selector.split(',').find_map(|term| {
                 let name = term.strip_prefix("metadata.name=")?;
                 Some(name.strip_prefix('=').unwrap_or(name).to_owned())
             })
@@ -119,6 +124,7 @@ impl RequestInfo {
             name: &self.name,
             path: &self.path,
             is_resource: self.is_resource,
+            field_selector: (&*self.field_selector).into(),
         }
     }
 

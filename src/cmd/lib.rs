@@ -9,6 +9,7 @@ mod args;
 mod check;
 mod config;
 mod control;
+mod credentials;
 mod image;
 mod logging;
 mod node;

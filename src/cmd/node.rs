@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use apiserver::ApiServer;
-use apiserver::access::MASTERS;
+use apiserver::access::NODES;
 use base::Supervisor;
 use client::Informers;
 use cri::{ContainerRuntime, ImageService, PodNetwork};
@@ -106,8 +106,8 @@ pub(crate) async fn start(
     }
 
     let user = format!("system:node:{}", settings.node_name);
-    // The node shares the server's process, so it has the server's rights.
-    let client = in_process(server, &user, &["system:nodes", MASTERS]);
+    // It shares the server's process, and has a kubelet's rights all the same.
+    let client = in_process(server, &user, &[NODES]);
     let mut config =
         kubelet::Config::new(&settings.node_name, settings.node_ip, agent.join("kubelet"));
     config.cluster_dns = vec![settings.cluster_dns];

@@ -19,6 +19,7 @@ use pki::{Leaf, Pki, ServerNames};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Part, Server};
+use crate::credentials::ClusterCredentials;
 use crate::{check, logging, node, sockets};
 
 /// How long tasks may take to end.
@@ -164,7 +165,14 @@ async fn serve(settings: Settings) -> Result<()> {
     config.service_cidrs = vec![args.service_cidr];
     config.node_ports = args.service_node_port_range.0..=args.service_node_port_range.1;
     config.issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
-    let mut deps = Deps::new(store, Arc::new(keys.token_key));
+    config.client_ca = Some(keys.client_ca.certificate().to_owned());
+    config.request_header_ca = Some(keys.request_header_ca.certificate().to_owned());
+    let credentials = Arc::new(ClusterCredentials {
+        client_ca: Arc::new(keys.client_ca),
+        server_ca: Arc::new(keys.server_ca),
+        token_key: Arc::new(keys.token_key),
+    });
+    let mut deps = Deps::new(store, credentials.token_key.clone());
     deps.authenticators.push(Arc::new(ClientCertificates));
     if let Some(token) = &args.admin_token {
         let mut tokens = StaticTokens::default();
@@ -200,6 +208,7 @@ async fn serve(settings: Settings) -> Result<()> {
                 root_ca: server_ca,
                 cluster_cidrs: vec![args.cluster_cidr],
                 terminated_pod_threshold: 12_500,
+                credentials: Some(credentials),
             },
         );
     }

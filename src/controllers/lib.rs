@@ -8,10 +8,11 @@
 //! what that loop needs.
 #![forbid(unsafe_code)]
 
-mod amount;
+mod certificates;
 mod cluster_role;
 mod context;
 mod count;
+mod credentials;
 mod cronjob;
 mod daemonset;
 mod deployment;
@@ -36,6 +37,7 @@ mod root_ca;
 mod serviceaccount;
 mod statefulset;
 mod storage_protection;
+mod token_secret;
 mod ttl_after_finished;
 
 use std::sync::Arc;
@@ -45,6 +47,8 @@ use client::{Client, EventRecorder, Informers};
 use ipnet::IpNet;
 
 use context::Context;
+
+pub use credentials::{CertificateSubject, Credentials};
 
 /// Gives the client of a controller, by the controller's name.
 pub type Clients = Arc<dyn Fn(&str) -> Client + Send + Sync>;
@@ -61,6 +65,9 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// How many ended pods are kept; 0 keeps all.
     pub terminated_pod_threshold: usize,
+    /// Signs what is asked for by certificate requests and token secrets;
+    /// without it nothing is.
+    pub credentials: Option<Arc<dyn Credentials>>,
 }
 
 impl Config {
@@ -71,6 +78,7 @@ impl Config {
             root_ca,
             cluster_cidrs: Vec::new(),
             terminated_pod_threshold: 12_500,
+            credentials: None,
         }
     }
 }
@@ -104,4 +112,6 @@ pub fn register(tasks: &Arc<Supervisor>, informers: &Informers, config: Config) 
     storage_protection::register(&context);
     ttl_after_finished::register(&context);
     cluster_role::register(&context);
+    certificates::register(&context);
+    token_secret::register(&context);
 }

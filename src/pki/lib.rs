@@ -10,12 +10,14 @@
 mod authority;
 mod files;
 mod kubeconfig;
+mod request;
 pub mod tls;
 mod token;
 
 pub use authority::{Ca, Issued, Leaf, Usage};
 pub use files::{Pki, ServerNames, write_secret};
 pub use kubeconfig::kubeconfig;
+pub use request::{CertificateRequest, RequestError, not_after};
 pub use token::{Claims, TokenError, TokenKey};
 
 /// What can go wrong with keys and certificates.

@@ -43,7 +43,7 @@ impl Kind for Request {
             spec["groups"] = json!(context.groups);
         }
         if let Some(extra) = context.extra.filter(|extra| !extra.is_empty()) {
-            spec["extra"] = Value::Object(extra.clone());
+            spec["extra"] = json!(extra);
         }
         request["status"] = json!({});
     }

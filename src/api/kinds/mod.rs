@@ -1,7 +1,9 @@
 //! What is truly per kind: defaults beyond the table, strategy, validation,
 //! selectable fields and table columns. One file for each kind or family.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 
 use crate::meta::{self, NameRule};
 use crate::{FieldError, GroupKind, Path};
@@ -38,6 +40,8 @@ mod volume;
 pub use convert::convert;
 pub use plan::Plan;
 
+pub(crate) use pod::qos_class;
+
 /// What a strategy or validation may look at beside the object.
 #[derive(Clone, Debug, Default)]
 pub struct Context<'a> {
@@ -52,7 +56,7 @@ pub struct Context<'a> {
     /// Who writes: uid.
     pub user_uid: &'a str,
     /// Who writes: `extra`, as `CertificateSigningRequest` carries it.
-    pub extra: Option<&'a Map<String, Value>>,
+    pub extra: Option<&'a BTreeMap<String, Vec<String>>>,
     /// Now, as `metav1.Time`.
     pub now: &'a str,
 }

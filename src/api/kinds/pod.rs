@@ -278,7 +278,7 @@ fn add(sums: &mut Amounts, resources: &Value, name: &str) -> usize {
 }
 
 /// `ComputePodQOS`: `Guaranteed`, `Burstable` or `BestEffort`.
-pub(super) fn qos_class(spec: &Value) -> &'static str {
+pub(crate) fn qos_class(spec: &Value) -> &'static str {
     let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
     let mut guaranteed = true;
     let own = &spec["resources"];

@@ -1,7 +1,10 @@
 //! Users by client certificate: common name is the user, organizations are the groups.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Authenticator, InvalidCredential, User};
@@ -36,9 +39,17 @@ impl Authenticator for ClientCertificates {
             .filter_map(|group| group.as_str().ok())
             .map(str::to_owned)
             .collect();
+        let digest: String = Sha256::digest(leaf)
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect();
         Ok(Some(User {
             name: name.to_owned(),
             groups,
+            extra: BTreeMap::from([(
+                "authentication.kubernetes.io/credential-id".to_owned(),
+                vec![format!("X509SHA256={digest}")],
+            )]),
             ..User::default()
         }))
     }

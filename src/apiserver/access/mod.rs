@@ -6,19 +6,23 @@
 //! authorizer that allows wins. Members of `system:masters` are always allowed.
 
 mod certificate;
+pub(crate) mod node;
 pub mod policy;
 pub mod rbac;
+pub(crate) mod references;
 pub mod reviews;
 pub mod rules;
 pub mod service_account;
 mod token;
 
 pub use certificate::ClientCertificates;
+pub use node::{NODES, NodeAuthorizer, node_of};
 pub use rbac::Rbac;
 pub use reviews::Reviews;
 pub use service_account::ServiceAccountTokens;
 pub use token::StaticTokens;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
@@ -114,6 +118,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// Whether this is about a resource; if not, only verb and path count.
     pub is_resource: bool,
+    /// Field selector of a list, watch or deletion of many; empty if none.
+    pub field_selector: Cow<'a, str>,
 }
 
 /// What an authorizer says.
@@ -169,7 +175,7 @@ pub async fn authorize(
             reasons.push(decision.reason);
         }
     }
-    Decision::no_opinion(reasons.join(" "))
+    Decision::no_opinion(reasons.join("\n"))
 }
 
 /// Paths that need no credential: health and version.

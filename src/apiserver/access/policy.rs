@@ -68,6 +68,18 @@ pub fn objects() -> Vec<(&'static str, Value)> {
     objects
 }
 
+/// What every kubelet may do, as far as it does not depend on what runs on its
+/// node: the rules of `system:node`, which is bound to nobody.
+pub(crate) fn node_rules() -> Vec<super::rules::Rule> {
+    let table: Table = serde_json::from_str(TABLE).expect("the generated table is well-formed");
+    table
+        .cluster_roles
+        .iter()
+        .find(|role| role.name == "system:node")
+        .map(|role| role.rules.iter().map(RuleItem::rule).collect())
+        .unwrap_or_default()
+}
+
 impl Item {
     fn object(self, kind: &str) -> Value {
         let mut labels = self.labels;
@@ -108,7 +120,7 @@ impl Item {
 }
 
 impl RuleItem {
-    fn object(&self) -> Value {
+    fn rule(&self) -> super::rules::Rule {
         super::rules::Rule {
             verbs: self.v.clone(),
             api_groups: self.g.clone(),
@@ -116,7 +128,10 @@ impl RuleItem {
             resource_names: self.n.clone(),
             non_resource_urls: self.p.clone(),
         }
-        .to_value()
+    }
+
+    fn object(&self) -> Value {
+        self.rule().to_value()
     }
 }
 

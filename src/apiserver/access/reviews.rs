@@ -78,9 +78,9 @@ impl Reviews {
     ) -> Result<Value, Status> {
         let errors = validate(kind, namespace, review);
         if !errors.is_empty() {
+            // Upstream has forgotten the kind by then.
             let kind = GroupKind {
                 group: "authorization.k8s.io".into(),
-                // Upstream names no kind here.
                 kind: String::new(),
             };
             return Err(Status::invalid(&kind, "", &errors));
@@ -114,11 +114,17 @@ impl Reviews {
                 resource_rules.push(object);
             }
         }
-        Ok(json!({
+        let mut status = json!({
             "resourceRules": resource_rules,
             "nonResourceRules": other_rules,
             "incomplete": false,
-        }))
+        });
+        if super::node_of(user).is_some() {
+            status["incomplete"] = true.into();
+            status["evaluationError"] =
+                "node authorizer does not support user rule resolution".into();
+        }
+        Ok(status)
     }
 
     async fn token(&self, review: &Value) -> Result<Value, Status> {
@@ -224,8 +230,9 @@ fn attributes(spec: &Value) -> Attributes<'_> {
             resource: text(&resource["resource"]),
             subresource: text(&resource["subresource"]),
             name: text(&resource["name"]),
-            path: "",
             is_resource: true,
+            field_selector: field_selector(&resource["fieldSelector"]).into(),
+            ..Attributes::default()
         };
     }
     let other = &spec["nonResourceAttributes"];
@@ -234,6 +241,31 @@ fn attributes(spec: &Value) -> Attributes<'_> {
         path: text(&other["path"]),
         ..Attributes::default()
     }
+}
+
+/// The selector of a review as a query would have it. What it cannot say is
+/// left out, which only widens the question.
+fn field_selector(selector: &Value) -> String {
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        return raw.to_owned();
+    }
+    let terms: Vec<String> = selector["requirements"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|wanted| {
+            let sign = match text(&wanted["operator"]) {
+                "In" => "=",
+                "NotIn" => "!=",
+                _ => return None,
+            };
+            match wanted["values"].as_array().map(Vec::as_slice) {
+                Some([value]) => Some(format!("{}{sign}{}", text(&wanted["key"]), text(value))),
+                _ => None,
+            }
+        })
+        .collect();
+    terms.join(",")
 }
 
 fn validate(kind: &str, namespace: &str, review: &Value) -> Vec<FieldError> {

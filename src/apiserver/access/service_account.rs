@@ -8,15 +8,19 @@ use std::sync::Arc;
 
 use api::{FieldError, GroupKind, GroupResource, Path, Status};
 use async_trait::async_trait;
+use base64::Engine;
 use jiff::Timestamp;
 use pki::{Claims, TokenKey};
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::token::bearer;
 use super::{Authenticator, InvalidCredential, User};
 use crate::admission::Reader;
 
+/// Issuer of tokens that live in secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 /// Lifetime of a token that does not ask for one, in seconds.
 const DEFAULT_EXPIRATION: i64 = 3600;
 /// Shortest lifetime, in seconds.
@@ -281,6 +285,12 @@ impl ServiceAccountTokens {
             Err(pki::TokenError::Malformed) => return Ok(None),
             Err(error) => return Err(InvalidCredential(error.to_string())),
         };
+        if text_of(&claims, "iss") == LEGACY_ISSUER {
+            return self
+                .verify_legacy(token, &claims, audiences)
+                .await
+                .map(Some);
+        }
         if text_of(&claims, "iss") != self.issuer {
             return Ok(None);
         }
@@ -318,6 +328,70 @@ impl ServiceAccountTokens {
             user,
             audiences: matched,
         }))
+    }
+
+    /// Checks a token that lives in a secret: it holds as long as the secret does.
+    async fn verify_legacy(
+        &self,
+        token: &str,
+        claims: &Claims,
+        audiences: &[String],
+    ) -> Result<Verified, InvalidCredential> {
+        let invalid = |why: &str| InvalidCredential(why.to_owned());
+        let claim = |name: &str| text_of(claims, &format!("kubernetes.io/serviceaccount/{name}"));
+        let (namespace, secret) = (claim("namespace"), claim("secret.name"));
+        let (name, uid) = (claim("service-account.name"), claim("service-account.uid"));
+        for (value, missing) in [
+            (namespace, "namespace claim is missing"),
+            (secret, "secretName claim is missing"),
+            (name, "serviceAccountName claim is missing"),
+            (uid, "serviceAccountUID claim is missing"),
+        ] {
+            if value.is_empty() {
+                return Err(invalid(missing));
+            }
+        }
+        if text_of(claims, "sub") != format!("system:serviceaccount:{namespace}:{name}") {
+            return Err(invalid("sub claim is invalid"));
+        }
+        // Such tokens are for nobody else.
+        let matched: Vec<String> = if audiences.is_empty() {
+            self.audiences.clone()
+        } else {
+            let ours = |wanted: &&String| self.audiences.contains(wanted);
+            audiences.iter().filter(ours).cloned().collect()
+        };
+        if matched.is_empty() {
+            return Err(InvalidCredential(format!(
+                "token audiences {:?} is invalid for the target audiences {audiences:?}",
+                self.audiences
+            )));
+        }
+        let stored = self
+            .reader
+            .get(&core("secrets"), namespace, secret, true)
+            .await
+            .map_err(|error| InvalidCredential(error.to_string()))?
+            .filter(|stored| stored["metadata"]["deletionTimestamp"].is_null())
+            .ok_or_else(|| invalid("Token has been invalidated"))?;
+        let copy = base64::engine::general_purpose::STANDARD
+            .decode(text(&stored["data"]["token"]))
+            .unwrap_or_default();
+        if Sha256::digest(&copy) != Sha256::digest(token.as_bytes()) {
+            return Err(invalid("Token does not match server's copy"));
+        }
+        if !stored["metadata"]["labels"]["kubernetes.io/legacy-token-invalid-since"].is_null() {
+            return Err(InvalidCredential(format!(
+                "the token in secret {namespace}/{secret} for service account {namespace}/{name} \
+                 has been marked invalid"
+            )));
+        }
+        let account = json!({ "name": name, "uid": uid });
+        self.stands("serviceaccounts", namespace, &account).await?;
+        Ok(Verified {
+            user: account_user(namespace, name, uid, BTreeMap::new()),
+            audiences: matched,
+        })
     }
 
     /// The user of verified claims, if everything it is bound to still stands.
@@ -358,15 +432,7 @@ impl ServiceAccountTokens {
         if !id.is_empty() {
             add("credential-id", &format!("JTI={id}"));
         }
-        Ok(User {
-            name: format!("system:serviceaccount:{namespace}:{name}"),
-            uid: text(&account["uid"]).to_owned(),
-            groups: vec![
-                "system:serviceaccounts".into(),
-                format!("system:serviceaccounts:{namespace}"),
-            ],
-            extra,
-        })
+        Ok(account_user(namespace, name, text(&account["uid"]), extra))
     }
 
     /// Fails unless the object of a claim exists with the claim's uid.
@@ -420,6 +486,23 @@ impl Authenticator for ServiceAccountTokens {
             Some(token) => Ok(self.verify(token, &[]).await?.map(|verified| verified.user)),
             None => Ok(None),
         }
+    }
+}
+
+fn account_user(
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    extra: BTreeMap<String, Vec<String>>,
+) -> User {
+    User {
+        name: format!("system:serviceaccount:{namespace}:{name}"),
+        uid: uid.to_owned(),
+        groups: vec![
+            "system:serviceaccounts".into(),
+            format!("system:serviceaccounts:{namespace}"),
+        ],
+        extra,
     }
 }
 

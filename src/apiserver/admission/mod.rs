@@ -4,9 +4,15 @@
 //! user, and may read other objects through [`Reader`]. Mutating plugins run
 //! in order before validation, validating ones after it.
 
+mod certificates;
 mod defaults;
+mod limit_ranger;
 mod namespace;
+mod node_restriction;
+mod placement;
+mod pod_security;
 mod pods;
+mod quota;
 mod rbac;
 mod runtime_class;
 mod service_account;
@@ -17,33 +23,72 @@ use api::{GroupResource, GroupVersionKind, Status};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::access::User;
+use crate::access::{Authorizer, User};
 
+pub use certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
 pub use defaults::{
     DefaultIngressClass, DefaultStorageClass, StorageObjectInUseProtection, TaintNodesByCondition,
 };
+pub use limit_ranger::LimitRanger;
 pub use namespace::NamespaceLifecycle;
+pub use node_restriction::NodeRestriction;
+pub use placement::{PersistentVolumeClaimResize, PodResizeValidator, PodTopologyLabels};
+pub use pod_security::PodSecurity;
 pub use pods::{DefaultTolerationSeconds, Priority};
+pub use quota::{Quotas, ResourceQuota};
 pub use rbac::RbacEscalation;
 pub use runtime_class::RuntimeClass;
 pub use service_account::ServiceAccount;
 
-/// The plugins that are on by default, in upstream's order. `rbac` says what
-/// a user may grant; without it nothing is checked.
-pub fn default_plugins(rbac: Option<Arc<crate::access::Rbac>>) -> Vec<Arc<dyn Plugin>> {
-    let mut plugins: Vec<Arc<dyn Plugin>> = vec![
+/// The plugins that are on by default, in upstream's order, but for
+/// [`ResourceQuota`], which comes after all others. `rbac` says what a user may
+/// grant, `authorizers` what they may do.
+pub fn default_plugins(
+    rbac: Arc<crate::access::Rbac>,
+    authorizers: &[Arc<dyn Authorizer>],
+) -> Vec<Arc<dyn Plugin>> {
+    let authorizers = || authorizers.to_vec();
+    vec![
         Arc::new(NamespaceLifecycle),
+        Arc::new(LimitRanger),
         Arc::new(ServiceAccount),
+        Arc::new(NodeRestriction::new(authorizers())),
         Arc::new(TaintNodesByCondition),
+        Arc::new(PodSecurity),
         Arc::new(Priority),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultStorageClass),
         Arc::new(StorageObjectInUseProtection),
+        Arc::new(PersistentVolumeClaimResize),
         Arc::new(RuntimeClass),
+        Arc::new(CertificateApproval::new(authorizers())),
+        Arc::new(CertificateSigning::new(authorizers())),
+        Arc::new(CertificateSubjectRestriction),
         Arc::new(DefaultIngressClass),
-    ];
-    plugins.extend(rbac.map(|rbac| Arc::new(RbacEscalation::new(rbac)) as Arc<dyn Plugin>));
-    plugins
+        Arc::new(PodTopologyLabels),
+        Arc::new(PodResizeValidator),
+        Arc::new(RbacEscalation::new(rbac)),
+    ]
+}
+
+/// Whether this is a resource of the core group.
+pub(crate) fn is_core(resource: &GroupResource, name: &str) -> bool {
+    resource.group.is_empty() && resource.resource == name
+}
+
+/// Several errors as Go's `NewAggregate` prints them; `None` if there are none.
+pub(crate) fn aggregate(errors: Vec<String>) -> Option<String> {
+    let mut unique: Vec<String> = Vec::new();
+    for error in errors {
+        if !unique.contains(&error) {
+            unique.push(error);
+        }
+    }
+    match unique.len() {
+        0 => None,
+        1 => unique.pop(),
+        _ => Some(format!("[{}]", unique.join(", "))),
+    }
 }
 
 /// What is being done.
@@ -89,17 +134,22 @@ pub struct Review<'a> {
 }
 
 impl Review<'_> {
+    /// The name in the URL, or else in the object; empty while it is still to
+    /// be generated.
+    pub fn object_name(&self) -> &str {
+        match self.name {
+            "" => self.object["metadata"]["name"].as_str().unwrap_or(""),
+            name => name,
+        }
+    }
+
     /// 403 in the words of `admission.NewForbidden`: `pods "x" is forbidden: why`.
     pub fn forbidden(&self, why: &str) -> Status {
-        let name = if self.name.is_empty() {
-            self.object["metadata"]["name"].as_str().unwrap_or("")
-        } else {
-            self.name
-        };
-        let name = match name {
+        let name = match self.object_name() {
             "" => self.object["metadata"]["generateName"]
                 .as_str()
-                .unwrap_or("Unknown/errors"),
+                .filter(|name| !name.is_empty())
+                .unwrap_or("Unknown"),
             name => name,
         };
         Status::forbidden(self.resource, name, why)
@@ -126,6 +176,23 @@ pub trait Reader: Send + Sync {
         resource: &GroupResource,
         namespace: &str,
     ) -> Result<Vec<Arc<Value>>, Status>;
+
+    /// The objects of [`Reader::list`] in which a field, given by its path, is
+    /// this text.
+    async fn select(
+        &self,
+        resource: &GroupResource,
+        namespace: &str,
+        field: &str,
+        text: &str,
+    ) -> Result<Vec<Arc<Value>>, Status> {
+        let mut objects = self.list(resource, namespace).await?;
+        objects.retain(|object| {
+            let value = field.split('.').fold(&**object, |value, name| &value[name]);
+            value == text
+        });
+        Ok(objects)
+    }
 
     /// A number that grows whenever an object of this resource changes: what
     /// is derived from [`Reader::list`] stays right while it stands.
@@ -200,5 +267,35 @@ impl Chain {
             }
         }
         Ok(warnings)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests_support {
+    //! A reader of an empty store.
+
+    use super::*;
+
+    pub(crate) struct Empty;
+
+    #[async_trait]
+    impl Reader for Empty {
+        async fn get(
+            &self,
+            _: &GroupResource,
+            _: &str,
+            _: &str,
+            _: bool,
+        ) -> Result<Option<Arc<Value>>, Status> {
+            Ok(None)
+        }
+
+        async fn list(&self, _: &GroupResource, _: &str) -> Result<Vec<Arc<Value>>, Status> {
+            Ok(Vec::new())
+        }
+
+        async fn generation(&self, _: &GroupResource) -> Result<u64, Status> {
+            Ok(0)
+        }
     }
 }

@@ -1,38 +1,17 @@
-//! `RuntimeClass`: a pod's class must exist, and says what it costs and where
-//! it runs.
+//! `RuntimeClass`: a pod of a class carries its overhead and is placed as it says.
 
-use api::{GroupResource, Status};
-use async_trait::async_trait;
-use serde_json::Value;
 use std::sync::Arc;
 
-use super::{Operation, Plugin, Reader, Review};
+use api::quota::list;
+use api::{GroupResource, Status};
+use async_trait::async_trait;
+use serde_json::{Value, json};
 
-/// Sets overhead and placement from the runtime class of a new pod.
+use super::{Operation, Plugin, Reader, Review, is_core};
+
+/// The plugin.
 #[derive(Debug, Default)]
 pub struct RuntimeClass;
-
-const UNLIKE: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
-const ALONE: &str =
-    "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
-
-async fn class(review: &Review<'_>, reader: &dyn Reader) -> Result<Option<Arc<Value>>, Status> {
-    let Some(name) = review.object["spec"]["runtimeClassName"].as_str() else {
-        return Ok(None);
-    };
-    let classes = GroupResource {
-        group: "node.k8s.io".into(),
-        resource: "runtimeclasses".into(),
-    };
-    let mut found = reader.get(&classes, "", name, false).await?;
-    if found.is_none() {
-        found = reader.get(&classes, "", name, true).await?;
-    }
-    match found {
-        Some(class) => Ok(Some(class)),
-        None => Err(review.forbidden(&format!("pod rejected: RuntimeClass {name:?} not found"))),
-    }
-}
 
 #[async_trait]
 impl Plugin for RuntimeClass {
@@ -41,10 +20,7 @@ impl Plugin for RuntimeClass {
     }
 
     fn handles(&self, operation: Operation, resource: &GroupResource, subresource: &str) -> bool {
-        operation == Operation::Create
-            && resource.group.is_empty()
-            && resource.resource == "pods"
-            && subresource.is_empty()
+        operation == Operation::Create && is_core(resource, "pods") && subresource.is_empty()
     }
 
     async fn mutate(
@@ -55,7 +31,19 @@ impl Plugin for RuntimeClass {
         let Some(class) = class(review, reader).await? else {
             return Ok(Vec::new());
         };
-        place(&mut review.object["spec"], &class).map_err(|why| review.forbidden(&why))?;
+        let overhead = &class["overhead"];
+        if overhead.is_object() {
+            let own = &review.object["spec"]["overhead"];
+            if own.as_object().is_some_and(|own| !own.is_empty())
+                && !same(own, &overhead["podFixed"])
+            {
+                return Err(review.forbidden(MISMATCH));
+            }
+            review.object["spec"]["overhead"] = overhead["podFixed"].clone();
+        }
+        if class["scheduling"].is_object() {
+            place(review, &class["scheduling"])?;
+        }
         Ok(Vec::new())
     }
 
@@ -64,97 +52,144 @@ impl Plugin for RuntimeClass {
         review: &Review<'_>,
         reader: &dyn Reader,
     ) -> Result<Vec<String>, Status> {
-        let overhead = &review.object["spec"]["overhead"];
         let class = class(review, reader).await?;
-        let fixed = class.as_ref().map(|class| &class["overhead"]);
-        match fixed.filter(|it| it.is_object()) {
-            Some(fixed) if !same(&fixed["podFixed"], overhead) => Err(review.forbidden(UNLIKE)),
-            None if !overhead.is_null() => Err(review.forbidden(ALONE)),
-            _ => Ok(Vec::new()),
-        }
-    }
-}
-
-/// Whether two lists of resources are the same amounts.
-fn same(left: &Value, right: &Value) -> bool {
-    let amounts = |list: &Value| -> Vec<(String, Option<api::Quantity>)> {
-        list.as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| {
-                let amount = value.as_str().and_then(|text| text.parse().ok());
-                (name.clone(), amount)
-            })
-            .collect()
-    };
-    amounts(left) == amounts(right)
-}
-
-/// Adds the overhead, node selector and tolerations of a class to a pod.
-fn place(spec: &mut Value, class: &Value) -> Result<(), String> {
-    let overhead = &class["overhead"]["podFixed"];
-    if class["overhead"].is_object() {
-        if spec["overhead"].is_object() && !same(&spec["overhead"], overhead) {
-            return Err(UNLIKE.to_owned());
-        }
-        if spec.get("overhead").is_none_or(Value::is_null) && overhead.is_object() {
-            spec["overhead"] = overhead.clone();
-        }
-    }
-    let scheduling = &class["scheduling"];
-    for (key, value) in scheduling["nodeSelector"].as_object().into_iter().flatten() {
-        match spec.get("nodeSelector").and_then(|own| own.get(key)) {
-            Some(own) if own != value => {
-                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                return Err(format!(
-                    "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
-                    text(value),
-                    text(own)
+        let own = &review.object["spec"]["overhead"];
+        match class.as_deref().map(|class| &class["overhead"]) {
+            Some(overhead) if overhead.is_object() => {
+                if !same(own, &overhead["podFixed"]) {
+                    return Err(review.forbidden(MISMATCH));
+                }
+            }
+            _ if !own.is_null() => {
+                return Err(review.forbidden(
+                    "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
                 ));
             }
-            Some(_) => {}
-            None => spec["nodeSelector"][key] = value.clone(),
+            _ => {}
+        }
+        Ok(Vec::new())
+    }
+}
+
+const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
+
+async fn class(review: &Review<'_>, reader: &dyn Reader) -> Result<Option<Arc<Value>>, Status> {
+    let Some(name) = review.object["spec"]["runtimeClassName"].as_str() else {
+        return Ok(None);
+    };
+    let resource = GroupResource {
+        group: "node.k8s.io".to_owned(),
+        resource: "runtimeclasses".to_owned(),
+    };
+    match reader.get(&resource, "", name, true).await? {
+        Some(class) => Ok(Some(class)),
+        None => Err(review.forbidden(&format!("pod rejected: RuntimeClass {name:?} not found"))),
+    }
+}
+
+fn same(one: &Value, other: &Value) -> bool {
+    list::parse(one) == list::parse(other)
+}
+
+/// Adds the class's node selector and tolerations to the pod's.
+fn place(review: &mut Review<'_>, scheduling: &Value) -> Result<(), Status> {
+    let wanted = scheduling["nodeSelector"].as_object();
+    for (key, value) in wanted.into_iter().flatten() {
+        let value = value.as_str().unwrap_or("");
+        if let Some(own) = review.object["spec"]["nodeSelector"][key].as_str()
+            && own != value
+        {
+            return Err(review.forbidden(&format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; \
+                 pod.spec.nodeSelector[{key}] = {own}"
+            )));
         }
     }
-    let added = scheduling["tolerations"].as_array();
-    for toleration in added.into_iter().flatten() {
-        if !spec["tolerations"].is_array() {
-            spec["tolerations"] = Value::Array(Vec::new());
+    let spec = &mut review.object["spec"];
+    for (key, value) in wanted.into_iter().flatten() {
+        if !spec["nodeSelector"].is_object() {
+            spec["nodeSelector"] = json!({});
         }
-        if let Some(own) = spec["tolerations"].as_array_mut()
-            && !own.contains(toleration)
-        {
-            own.push(toleration.clone());
-        }
+        spec["nodeSelector"][key] = value.clone();
+    }
+    let all: Vec<&Value> = [&spec["tolerations"], &scheduling["tolerations"]]
+        .into_iter()
+        .filter_map(Value::as_array)
+        .flatten()
+        .collect();
+    let merged = merge(&all);
+    if !merged.is_empty() {
+        spec["tolerations"] = merged.into();
     }
     Ok(())
 }
 
+/// Tolerations without those that another one covers.
+fn merge(all: &[&Value]) -> Vec<Value> {
+    let mut merged: Vec<Value> = Vec::new();
+    for (index, one) in all.iter().enumerate() {
+        let covered = merged.iter().any(|known| covers(known, one))
+            || all[index + 1..]
+                .iter()
+                .any(|later| later != one && covers(later, one));
+        if !covered {
+            merged.push((*one).clone());
+        }
+    }
+    merged
+}
+
+/// Whether `wide` tolerates all that `narrow` does.
+fn covers(wide: &Value, narrow: &Value) -> bool {
+    if wide == narrow {
+        return true;
+    }
+    let text =
+        |toleration: &Value, field: &str| toleration[field].as_str().unwrap_or("").to_owned();
+    let (key, operator) = (text(wide, "key"), text(wide, "operator"));
+    if text(narrow, "key") != key && !(key.is_empty() && operator == "Exists") {
+        return false;
+    }
+    let effect = text(wide, "effect");
+    if text(narrow, "effect") != effect && !effect.is_empty() {
+        return false;
+    }
+    if effect == "NoExecute"
+        && let Some(seconds) = wide["tolerationSeconds"].as_i64()
+        && narrow["tolerationSeconds"]
+            .as_i64()
+            .is_none_or(|narrow| narrow > seconds)
+    {
+        return false;
+    }
+    match operator.as_str() {
+        "Equal" | "" => {
+            text(narrow, "operator") == "Equal" && text(narrow, "value") == text(wide, "value")
+        }
+        "Exists" => true,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn classes_place_pods() {
-        let class = json!({
-            "overhead": {"podFixed": {"cpu": "100m"}},
-            "scheduling": {"nodeSelector": {"a": "b"}, "tolerations": [{"key": "t"}]},
-        });
-        let mut spec = json!({"overhead": {"cpu": "0.1"}});
-        place(&mut spec, &class).unwrap();
-        assert_eq!(
-            spec,
-            json!({
-                "overhead": {"cpu": "0.1"},
-                "nodeSelector": {"a": "b"},
-                "tolerations": [{"key": "t"}],
-            })
-        );
-        assert!(place(&mut json!({"overhead": {"cpu": "1"}}), &class).is_err());
-        assert!(place(&mut json!({"nodeSelector": {"a": "c"}}), &class).is_err());
+    fn tolerations_merge() {
+        let all = json!({ "operator": "Exists" });
+        let one = json!({ "key": "a", "operator": "Exists", "effect": "NoSchedule" });
+        let value =
+            json!({ "key": "a", "operator": "Equal", "value": "v", "effect": "NoSchedule" });
+        let other = json!({ "key": "b", "operator": "Exists" });
+        for (given, left) in [
+            (vec![&one, &value], vec![one.clone()]),
+            (vec![&value, &one], vec![one.clone()]),
+            (vec![&one, &one], vec![one.clone()]),
+            (vec![&one, &other], vec![one.clone(), other.clone()]),
+            (vec![&one, &all, &other], vec![all.clone()]),
+        ] {
+            assert_eq!(merge(&given), left);
+        }
     }
 }

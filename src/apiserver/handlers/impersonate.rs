@@ -96,8 +96,8 @@ async fn check(
             resource,
             subresource,
             name,
-            path: "",
             is_resource: true,
+            ..Attributes::default()
         },
     )
     .await

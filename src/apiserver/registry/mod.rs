@@ -10,6 +10,7 @@ mod create;
 mod delete;
 mod hooks;
 mod list;
+mod quota;
 mod read;
 mod resource;
 mod strategy;
@@ -81,7 +82,7 @@ impl Call {
             user: &self.user.name,
             groups: &self.user.groups,
             user_uid: &self.user.uid,
-            extra: None,
+            extra: Some(&self.user.extra),
             now,
         }
     }

@@ -146,6 +146,29 @@ impl Reader for Registry {
             .collect())
     }
 
+    async fn select(
+        &self,
+        resource: &GroupResource,
+        namespace: &str,
+        field: &str,
+        text: &str,
+    ) -> Result<Vec<Arc<Value>>, Status> {
+        let resource = self.known(resource)?;
+        let cache = self.cache(&resource).await?;
+        let filter = Filter {
+            namespace: namespace.to_owned(),
+            fields: api::FieldSelector::parse(&format!("{field}={text}"))
+                .map_err(Status::internal)?,
+            ..Filter::default()
+        };
+        let id = Arc::as_ptr(&resource) as usize;
+        let (entries, ..) = cache.list(&filter, "", 0);
+        Ok(entries
+            .iter()
+            .map(|entry| self.parsed.of(id, entry))
+            .collect())
+    }
+
     async fn generation(&self, resource: &GroupResource) -> Result<u64, Status> {
         let resource = self.known(resource)?;
         Ok(self.cache(&resource).await?.changed())

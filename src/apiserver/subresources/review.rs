@@ -4,6 +4,7 @@ use api::{GroupVersionKind, Status};
 use serde_json::json;
 
 use super::{answer, decode, parent};
+use crate::admission::Operation;
 use crate::handlers::Context;
 use crate::handlers::{method_not_allowed, not_found};
 use crate::http::{RequestBody, Response};
@@ -45,7 +46,10 @@ pub(super) async fn token(
     }
     let (call, _): (Call, _) = super::call(context, parent(context, registry)?, "CreateOptions")?;
     let gvk = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
-    let mut request = decode(context, &call, body, &gvk).await?;
+    let request = decode(context, &call, body, &gvk).await?;
+    let mut request = registry
+        .review_only(&call, Operation::Create, &gvk, request)
+        .await?;
     registry.engine.manage_answered(&call, &gvk, &mut request);
     let info = context.info;
     let issued = context

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod admission;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ struct World {
     client: InProcess,
     stop: Shutdown,
     task: tokio::task::JoinHandle<()>,
+    /// `Warning:` headers of the last answer.
+    warnings: std::sync::Mutex<Vec<String>>,
     _folder: tempfile::TempDir,
 }
 
@@ -41,6 +45,7 @@ impl World {
             server,
             stop,
             task,
+            warnings: std::sync::Mutex::default(),
             _folder: folder,
         };
         let mut namespaces = world.watch("/api/v1/namespaces?watch=1").await;
@@ -84,6 +89,13 @@ impl World {
             .unwrap();
         let response = client.clone().oneshot(request).await.unwrap();
         let code = response.status().as_u16();
+        let warnings: Vec<String> = response
+            .headers()
+            .get_all("warning")
+            .iter()
+            .map(|warning| warning.to_str().unwrap().to_owned())
+            .collect();
+        *self.warnings.lock().unwrap() = warnings;
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }

@@ -1,101 +1,15 @@
-//! The objects every cluster begins with.
+//! What there is in a fresh cluster.
 
-use std::sync::Arc;
-use std::time::Duration;
+use serde_json::json;
 
-use api::{Reason, Status};
-use base::Backoff;
-use futures::StreamExt;
-use parking_lot::Mutex;
-use serde_json::{Value, json};
+use super::{Bootstrap, flow};
+use crate::config::Config;
 
-use crate::access::{MASTERS, User};
-use crate::registry::{Call, Registry};
-use crate::server::ApiServer;
+/// Tells API servers behind this one whom to believe.
+pub(super) const AUTHENTICATION: &str = "extension-apiserver-authentication";
 
-/// Who makes them.
-const USER: &str = "system:apiserver";
-/// Objects created at once.
-const BATCH: usize = 256;
-
-/// Creates what is missing; tries again until it has.
-pub(crate) async fn run(server: &ApiServer) {
-    let (first, rest) = objects(server)
-        .into_iter()
-        .partition(|it| it.2 == "namespaces");
-    // Namespaces come before what is in them; all else has no order, and
-    // goes to the store together to share its commits.
-    for batch in [first, rest] {
-        let batch: Vec<Bootstrap> = batch;
-        futures::stream::iter(&batch)
-            .for_each_concurrent(BATCH, |object| create(server, object))
-            .await;
-    }
-}
-
-async fn create(server: &ApiServer, (group, version, resource, object): &Bootstrap) {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-    while let Err(status) = ensure(&server.inner.registry, group, version, resource, object).await {
-        tracing::warn!(
-            resource,
-            name = %object["metadata"]["name"],
-            error = %status.message,
-            "cannot create a bootstrap object; trying again"
-        );
-        tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
-async fn ensure(
-    registry: &Arc<Registry>,
-    group: &str,
-    version: &str,
-    resource: &str,
-    object: &Value,
-) -> Result<(), Status> {
-    let Some(resource) = registry.resource(group, resource) else {
-        return Ok(());
-    };
-    let text = |field: &str| {
-        object["metadata"][field]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let key = resource.key(&text("namespace"), &text("name"));
-    if registry.fetch(&resource, &key).await?.is_some() {
-        return Ok(());
-    }
-    let call = Call {
-        version: version.to_owned(),
-        subresource: String::new(),
-        namespace: text("namespace"),
-        name: String::new(),
-        user: Arc::new(User::new(USER, &[MASTERS])),
-        dry_run: false,
-        manager: "karve".to_owned(),
-        field_validation: "Ignore".to_owned(),
-        options: json!({}),
-        warnings: Mutex::default(),
-        empties: Mutex::default(),
-        resource,
-    };
-    let bytes = serde_json::to_vec(object).expect("a value is JSON");
-    let gvk = call.resource.gvk(version);
-    let object = registry
-        .engine
-        .decode(&call, &gvk, crate::http::Format::Json, &bytes)?;
-    match registry.create(&call, object).await {
-        Ok(_) => Ok(()),
-        Err(status) if status.reason == Reason::AlreadyExists => Ok(()),
-        Err(status) => Err(status),
-    }
-}
-
-type Bootstrap = (&'static str, &'static str, &'static str, Value);
-
-fn objects(server: &ApiServer) -> Vec<Bootstrap> {
-    let config = &server.inner.config;
+/// Every object, in no order.
+pub(super) fn all(config: &Config) -> Vec<Bootstrap> {
     let mut all: Vec<Bootstrap> = Vec::new();
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         all.push((
@@ -166,6 +80,18 @@ fn objects(server: &ApiServer) -> Vec<Bootstrap> {
             }),
         ));
     }
+    for object in flow::levels() {
+        all.push((
+            "flowcontrol.apiserver.k8s.io",
+            "v1",
+            "prioritylevelconfigurations",
+            object,
+        ));
+    }
+    for object in flow::schemas() {
+        all.push(("flowcontrol.apiserver.k8s.io", "v1", "flowschemas", object));
+    }
+    all.extend(config_maps(config));
     for (resource, object) in crate::access::policy::objects() {
         all.push(("rbac.authorization.k8s.io", "v1", resource, object));
     }
@@ -206,4 +132,43 @@ fn objects(server: &ApiServer) -> Vec<Bootstrap> {
         }),
     ));
     all
+}
+
+/// What this server tells others about itself.
+fn config_maps(config: &Config) -> Vec<Bootstrap> {
+    let mut authentication = json!({});
+    if let Some(ca) = &config.client_ca {
+        authentication["client-ca-file"] = ca.clone().into();
+    }
+    if let Some(ca) = &config.request_header_ca {
+        for (key, value) in [
+            ("requestheader-client-ca-file", ca.as_str()),
+            ("requestheader-allowed-names", r#"["system:auth-proxy"]"#),
+            ("requestheader-username-headers", r#"["X-Remote-User"]"#),
+            ("requestheader-uid-headers", r#"["X-Remote-Uid"]"#),
+            ("requestheader-group-headers", r#"["X-Remote-Group"]"#),
+            (
+                "requestheader-extra-headers-prefix",
+                r#"["X-Remote-Extra-"]"#,
+            ),
+        ] {
+            authentication[key] = value.into();
+        }
+    }
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    let map = |name: &str, data: serde_json::Value| {
+        (
+            "",
+            "v1",
+            "configmaps",
+            json!({ "metadata": { "name": name, "namespace": "kube-system" }, "data": data }),
+        )
+    };
+    vec![
+        map(AUTHENTICATION, authentication),
+        map(
+            "kube-apiserver-legacy-service-account-token-tracking",
+            json!({ "since": today }),
+        ),
+    ]
 }
