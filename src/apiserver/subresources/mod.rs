@@ -3,7 +3,9 @@
 
 mod binding;
 mod eviction;
+mod html;
 mod node;
+mod proxy;
 mod review;
 mod scale;
 mod stream;
@@ -87,9 +89,9 @@ impl Special {
             Self::Exec => stream::exec(context, &registry, body, "exec").await,
             Self::Attach => stream::exec(context, &registry, body, "attach").await,
             Self::PortForward => stream::port_forward(context, &registry, body).await,
-            Self::PodProxy => stream::pod_proxy(context, &registry, body).await,
-            Self::ServiceProxy => stream::service_proxy(context, &registry, body).await,
-            Self::NodeProxy => stream::node_proxy(context, &registry, body).await,
+            Self::PodProxy => proxy::pod(context, &registry, body).await,
+            Self::ServiceProxy => proxy::service(context, &registry, body).await,
+            Self::NodeProxy => proxy::node(context, &registry, body).await,
             Self::ComponentStatus => review::component_statuses(context).await,
             Self::Unserved => Ok(crate::http::not_found_page()),
         }

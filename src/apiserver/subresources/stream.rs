@@ -1,35 +1,27 @@
-//! `log`, `exec`, `attach`, `portforward` and `proxy`.
-
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+//! `log`, `exec`, `attach` and `portforward`: streams from and to kubelets.
 
 use api::{Reason, Status};
 use futures::StreamExt;
-use http::header::{CONTENT_TYPE, LOCATION};
-use http::{HeaderValue, Method};
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::core;
 use super::node::kubelet;
-use super::tunnel::{Failure, Target, forward};
+use super::tunnel::{Target, forward};
 use crate::handlers::Context;
-use crate::http::{Body, RequestBody, Response, text, websocket};
+use crate::http::{RequestBody, Response, text, websocket};
 use crate::registry::Registry;
-
-/// TLS to pods. Who signed their certificates is for them to know, and the
-/// server's own certificate is not for them to see.
-static POD_TLS: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
-    let config = pki::tls::unverified_client_config();
-    Arc::new(config.expect("the provider supports the default TLS versions"))
-});
 
 /// Error texts of kubelets are read up to this size.
 const ERROR_TEXT: usize = 64 * 1024;
-/// HTML pages are rewritten up to this size.
-const PAGE: usize = 8 * 1024 * 1024;
 
-async fn pod(context: &Context<'_>, registry: &Registry, name: &str) -> Result<Value, Status> {
+pub(super) async fn pod(
+    context: &Context<'_>,
+    registry: &Registry,
+    name: &str,
+) -> Result<Value, Status> {
     let pods = core(registry, "pods")?;
     let key = pods.key(&context.info.namespace, name);
     let entry = registry.read(&pods, &key).await?;
@@ -194,7 +186,7 @@ async fn kubelet_error(response: Response) -> Status {
     }
 }
 
-async fn collect(
+pub(super) async fn collect(
     response: Response,
     limit: usize,
 ) -> Option<(http::response::Parts, bytes::Bytes)> {
@@ -286,283 +278,11 @@ async fn stream(
     Ok(response)
 }
 
-/// `nodes/NAME/proxy`: anything a kubelet serves.
-pub(super) async fn node_proxy(
-    context: &Context<'_>,
-    registry: &Registry,
-    body: RequestBody,
-) -> Result<Response, Status> {
-    let (_, name, port) = split(&context.info.name);
-    let mut target = kubelet(context, registry, &name, path_there(context)).await?;
-    if let Ok(port) = port.parse() {
-        target.port = port;
-    }
-    proxy(context, target, body).await
-}
-
-/// `pods/NAME/proxy`.
-pub(super) async fn pod_proxy(
-    context: &Context<'_>,
-    registry: &Registry,
-    body: RequestBody,
-) -> Result<Response, Status> {
-    let (scheme, name, port) = split(&context.info.name);
-    let pod = pod(context, registry, &name).await?;
-    let port = if port.is_empty() {
-        pod["spec"]["containers"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find_map(|container| container["ports"][0]["containerPort"].as_u64())
-            .unwrap_or(if scheme == "https" { 443 } else { 80 })
-            .to_string()
-    } else {
-        port
-    };
-    let port = port
-        .parse()
-        .map_err(|_| Status::bad_request(format!("invalid pod request {:?}", context.info.name)))?;
-    let address = pod["status"]["podIPs"][0]["ip"]
-        .as_str()
-        .unwrap_or_default();
-    let target = plain_target(context, &scheme, address, port)?;
-    proxy(context, target, body).await
-}
-
-/// `services/NAME/proxy`: one of its endpoints, chosen at random.
-pub(super) async fn service_proxy(
-    context: &Context<'_>,
-    registry: &Registry,
-    body: RequestBody,
-) -> Result<Response, Status> {
-    let unavailable = |text: String| Status::new(Reason::ServiceUnavailable, text);
-    let (scheme, name, port) = split(&context.info.name);
-    let services = core(registry, "services")?;
-    let key = services.key(&context.info.namespace, &name);
-    let service = registry
-        .read(&services, &key)
-        .await?
-        .ok_or_else(|| services.not_found(&name))?
-        .value();
-    let port_name = match port.parse::<u64>() {
-        Err(_) => port.clone(),
-        Ok(number) => service["spec"]["ports"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|port| port["port"] == number)
-            .map(|port| port["name"].as_str().unwrap_or_default().to_owned())
-            .ok_or_else(|| {
-                unavailable(format!(
-                    "no service port {number} found for service {name:?}"
-                ))
-            })?,
-    };
-    let endpoints = core(registry, "endpoints")?;
-    let entry = registry
-        .read(&endpoints, &key)
-        .await?
-        .ok_or_else(|| endpoints.not_found(&name))?;
-    let object = entry.value();
-    let mut found: Vec<(String, u16)> = Vec::new();
-    for subset in object["subsets"].as_array().into_iter().flatten() {
-        for port in subset["ports"].as_array().into_iter().flatten() {
-            let own = port["name"].as_str().unwrap_or_default();
-            let Some(number) = port["port"].as_u64().and_then(|it| u16::try_from(it).ok()) else {
-                continue;
-            };
-            if own != port_name {
-                continue;
-            }
-            for address in subset["addresses"].as_array().into_iter().flatten() {
-                if let Some(ip) = address["ip"].as_str() {
-                    found.push((ip.to_owned(), number));
-                }
-            }
-        }
-    }
-    let Some((address, port)) = fastrand::choice(found) else {
-        return Err(unavailable(format!(
-            "no endpoints available for service {:?}",
-            context.info.name
-        )));
-    };
-    let target = plain_target(context, &scheme, &address, port)?;
-    proxy(context, target, body).await
-}
-
-/// `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT`.
-fn split(id: &str) -> (String, String, String) {
-    let parts: Vec<&str> = id.split(':').collect();
-    match parts.as_slice() {
-        [name] => (String::new(), (*name).to_owned(), String::new()),
-        [name, port] => (String::new(), (*name).to_owned(), (*port).to_owned()),
-        [scheme, name, port] => ((*scheme).to_owned(), (*name).to_owned(), (*port).to_owned()),
-        _ => (String::new(), id.to_owned(), String::new()),
-    }
-}
-
-/// An address of a pod. Others are not proxied to: a proxy into the server's
-/// own network would be a way around it.
-fn plain_target(
-    context: &Context<'_>,
-    scheme: &str,
-    address: &str,
-    port: u16,
-) -> Result<Target, Status> {
-    let allowed = match address.parse::<IpAddr>() {
-        Ok(IpAddr::V4(ip)) => {
-            !(ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_unspecified())
-        }
-        Ok(IpAddr::V6(ip)) => {
-            !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
-                && (ip.segments()[0] & 0xffc0) != 0xfe80
-        }
-        Err(_) => false,
-    };
-    if !allowed {
-        return Err(Status::bad_request("address not allowed"));
-    }
-    let tls = match scheme {
-        "https" => Some(POD_TLS.clone()),
-        _ => None,
-    };
-    Ok(Target {
-        host: address.to_owned(),
-        port,
-        tls,
-        path: path_there(context),
-        failure: Failure::Service,
-    })
-}
-
-fn path_there(context: &Context<'_>) -> String {
-    let path = match context.info.tail.as_str() {
-        "" => "/",
-        tail => tail,
-    };
-    match context.parts.uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    }
-}
-
-/// Passes a request on and rewrites links in what comes back, so that pages
-/// work below the proxy's path.
-async fn proxy(
-    context: &Context<'_>,
-    target: Target,
-    body: RequestBody,
-) -> Result<Response, Status> {
-    let raw = context.parts.uri.path();
-    let upgrade = context.parts.headers.contains_key(http::header::UPGRADE);
-    let looks = matches!(context.parts.method, Method::GET | Method::HEAD);
-    if context.info.tail.is_empty() && looks && !upgrade {
-        let mut location = format!("{raw}/");
-        if let Some(query) = context.parts.uri.query() {
-            location = format!("{location}?{query}");
-        }
-        let mut response = http::Response::new(Body::empty());
-        *response.status_mut() = http::StatusCode::MOVED_PERMANENTLY;
-        let value = HeaderValue::from_str(&location)
-            .map_err(|_| Status::bad_request("path cannot be redirected to"))?;
-        response.headers_mut().insert(LOCATION, value);
-        return Ok(response);
-    }
-    let prefix = raw
-        .strip_suffix(&*context.info.tail)
-        .unwrap_or(raw)
-        .to_owned();
-    let authority = format!("{}:{}", target.host, target.port);
-    let mut response = forward(context, target, body).await?;
-    if let Some(location) = response
-        .headers()
-        .get(LOCATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| rewrite(value, &prefix, &authority))
-        && let Ok(value) = HeaderValue::from_str(&location)
-    {
-        response.headers_mut().insert(LOCATION, value);
-    }
-    let html = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            value
-                .split(';')
-                .next()
-                .is_some_and(|it| it.trim() == "text/html")
-        });
-    let plain = !response
-        .headers()
-        .contains_key(http::header::CONTENT_ENCODING);
-    if !html || !plain {
-        return Ok(response);
-    }
-    let Some((mut parts, page)) = collect(response, PAGE).await else {
-        return Err(Status::internal("the page is too large to be proxied"));
-    };
-    let page = rewrite_page(&String::from_utf8_lossy(&page), &prefix, &authority);
-    parts.headers.remove(http::header::CONTENT_LENGTH);
-    Ok(http::Response::from_parts(parts, Body::full(page)))
-}
-
-/// A link of a proxied page as it is below the proxy; `None` if it stays.
-fn rewrite(link: &str, prefix: &str, authority: &str) -> Option<String> {
-    if let Some((_, rest)) = link.split_once("://") {
-        let path = rest.strip_prefix(authority)?;
-        return (path.is_empty() || path.starts_with('/')).then(|| format!("{prefix}{path}"));
-    }
-    let own = link.starts_with('/') && !link.starts_with("//") && !link.starts_with(prefix);
-    own.then(|| format!("{prefix}{link}"))
-}
-
-/// Rewrites the links of an HTML page.
-fn rewrite_page(page: &str, prefix: &str, authority: &str) -> String {
-    const ATTRIBUTES: [&str; 4] = ["href=", "src=", "action=", "data="];
-    let mut out = String::with_capacity(page.len() + 64);
-    let mut rest = page;
-    while let Some((at, name)) = ATTRIBUTES
-        .iter()
-        .filter_map(|name| rest.find(name).map(|at| (at, *name)))
-        .min()
-    {
-        let value = at + name.len();
-        out.push_str(&rest[..value]);
-        rest = &rest[value..];
-        let Some(quote) = rest.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
-            continue;
-        };
-        let Some(end) = rest[1..].find(quote) else {
-            break;
-        };
-        let link = &rest[1..=end];
-        out.push(quote);
-        match rewrite(link, prefix, authority) {
-            Some(link) => out.push_str(&link),
-            None => out.push_str(link),
-        }
-        rest = &rest[end + 1..];
-    }
-    out.push_str(rest);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn pages_are_rewritten() {
-        let page = r#"<a href="/x">a</a><img src='http://10.0.0.1:80/i.png'><a href="rel">"#;
-        assert_eq!(
-            rewrite_page(page, "/p/proxy", "10.0.0.1:80"),
-            r#"<a href="/p/proxy/x">a</a><img src='/p/proxy/i.png'><a href="rel">"#
-        );
-    }
 
     #[test]
     fn containers_are_chosen() {

@@ -141,7 +141,7 @@ pub(super) async fn forward(
         .path
         .parse()
         .map_err(|error| Status::bad_request(format!("path cannot be passed on: {error}")))?;
-    *request.headers_mut() = request_headers(&parts.headers, &target, upgrade.is_some());
+    *request.headers_mut() = request_headers(context, &target, upgrade.is_some());
     let mut response = sender
         .send_request(request)
         .await
@@ -177,14 +177,30 @@ async fn tunnel(client: OnUpgrade, backend: OnUpgrade) {
     }
 }
 
-fn request_headers(from: &HeaderMap, target: &Target, upgrade: bool) -> HeaderMap {
-    let mut headers = from.clone();
+fn request_headers(context: &Context<'_>, target: &Target, upgrade: bool) -> HeaderMap {
+    let mut headers = context.parts.headers.clone();
     headers.remove(header::AUTHORIZATION);
-    headers.remove(header::HOST);
+    let impersonation: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
+    for name in impersonation {
+        headers.remove(name);
+    }
+    if target.failure == Failure::Service
+        && let Ok(uri) = HeaderValue::from_str(context.parts.uri.path())
+    {
+        headers.insert(HeaderName::from_static("x-forwarded-uri"), uri);
+    }
     if !upgrade {
         for name in HOP {
             headers.remove(name);
         }
+    }
+    // Those behind a proxy see the host that was asked for; kubelets their own.
+    if target.failure == Failure::Service && headers.contains_key(header::HOST) {
+        return headers;
     }
     let host = if target.host.contains(':') {
         format!("[{}]:{}", target.host, target.port)
