@@ -1,6 +1,6 @@
 //! Images: pull, import, list, remove.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,11 @@ pub trait ImageService: Send + Sync {
 
     /// Removes a name, and the image with its layers once no name is left.
     async fn remove_image(&self, reference: &str) -> Result<()>;
+
+    /// Mounts the files of the image that a reference or id names in a folder
+    /// of its own below `dir`, and gives its path. Idempotent. Writes below it
+    /// do not reach the image; unmounting and removing `dir` is the caller's.
+    async fn mount_image(&self, reference: &str, dir: &Path) -> Result<PathBuf>;
 
     /// Space the images take.
     async fn image_fs_usage(&self) -> Result<FsUsage>;

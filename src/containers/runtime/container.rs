@@ -295,6 +295,22 @@ impl Shared {
         Ok(record)
     }
 
+    /// An image's files in a folder below `dir`, mounted unless they are.
+    pub(super) fn mount_image(&self, dir: &Path, image: &Record) -> Result<PathBuf> {
+        let root = dir.join("rootfs");
+        if root.exists() && at(linux::mounts::is_mount_point(&root), "looking at", &root)? {
+            return Ok(root);
+        }
+        // What an interrupted attempt left would stand in the way.
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            done => at(done, "clearing", dir)?,
+        }
+        at(std::fs::create_dir_all(dir), "creating", dir)?;
+        self.mount_root(dir, image)?;
+        Ok(root)
+    }
+
     fn mount_root(&self, dir: &Path, image: &Record) -> Result<()> {
         let [upper, work, rootfs] = ["upper", "work", "rootfs"].map(|name| dir.join(name));
         for folder in [&upper, &work, &rootfs] {

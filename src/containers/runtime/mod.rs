@@ -429,6 +429,15 @@ impl ImageService for Runtime {
         blocking(move || store.remove(&reference)).await
     }
 
+    async fn mount_image(&self, reference: &str, dir: &Path) -> Result<PathBuf> {
+        let (shared, dir) = (Arc::clone(&self.shared), dir.to_owned());
+        let record = shared
+            .store
+            .find(reference)
+            .ok_or_else(|| not_found(format!("image {reference} is not on this node")))?;
+        blocking(move || shared.mount_image(&dir, &record)).await
+    }
+
     async fn image_fs_usage(&self) -> Result<FsUsage> {
         self.image_usage()
     }

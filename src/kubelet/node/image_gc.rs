@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::config::ImageGc;
 use crate::events::{Recorder, Warning, node_reference};
-use crate::pod::Pods;
+use crate::pod::{Pods, image_volumes};
 
 /// How often disk usage is looked at.
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -49,7 +49,7 @@ impl ImageCollector {
     async fn collect(&self, last_used: &mut BTreeMap<String, Instant>) -> cri::Result<()> {
         let now = Instant::now();
         let images = self.images.list_images().await?;
-        let used = self.used();
+        let used = self.used().await?;
         last_used.retain(|id, _| images.iter().any(|image| image.id == *id));
         for image in &images {
             let seen = last_used.entry(image.id.clone()).or_insert(now);
@@ -98,14 +98,19 @@ impl ImageCollector {
     }
 
     /// Ids of images some container was made from.
-    fn used(&self) -> BTreeSet<String> {
-        let views = self.pods.views().into_iter();
-        views
-            .flat_map(|view| {
-                let runs = view.observed.containers.iter();
-                runs.map(|run| run.image_id.clone()).collect::<Vec<_>>()
-            })
-            .collect()
+    /// Ids of the images that containers run or volumes are made of.
+    async fn used(&self) -> cri::Result<BTreeSet<String>> {
+        let mut used = BTreeSet::new();
+        for view in self.pods.views() {
+            let runs = view.observed.containers.iter();
+            used.extend(runs.map(|run| run.image_id.clone()));
+            for source in image_volumes(&view.pod).filter_map(|volume| volume.image.as_ref()) {
+                let reference = source.reference.as_deref().unwrap_or_default();
+                let image = self.images.image_status(reference).await?;
+                used.extend(image.map(|image| image.id));
+            }
+        }
+        Ok(used)
     }
 }
 

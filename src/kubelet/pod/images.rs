@@ -62,7 +62,8 @@ impl Puller {
         }
     }
 
-    /// The image of a container, pulled if its policy says so.
+    /// The image of a container (or, without a name, of a volume), pulled if its
+    /// policy says so.
     pub(crate) async fn ensure(
         &self,
         pod: &Pod,
@@ -79,8 +80,10 @@ impl Puller {
                 retry_after: None,
             })
         };
-        let record = |kind, reason, message: String| {
-            events.container(pod, &container.name, kind, reason, message);
+        let record = |kind, reason, message: String| match container.name.as_str() {
+            // An image volume belongs to the pod as a whole.
+            "" => events.pod(pod, kind, reason, message),
+            name => events.container(pod, name, kind, reason, message),
         };
         if let Err(why) = check_reference(requested) {
             let message = format!("Failed to apply default image tag {requested:?}: {why}");

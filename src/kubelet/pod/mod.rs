@@ -44,7 +44,8 @@ pub(crate) use manager::{PodView, Pods};
 pub(crate) use reporter::Reporter;
 pub(crate) use resources::pod_limits;
 pub(crate) use spec::{
-    ephemeral_containers, find_container, init_containers, name, namespace, resolve_port, spec, uid,
+    ephemeral_containers, find_container, image_volumes, init_containers, name, namespace,
+    resolve_port, spec, uid,
 };
 pub(crate) use worker::Shared;
 

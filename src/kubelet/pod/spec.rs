@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 static EMPTY_SPEC: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
@@ -30,6 +30,12 @@ pub(crate) fn namespace(pod: &Pod) -> &str {
 /// `NAME_NAMESPACE(UID)`, the form pods have in messages.
 pub(crate) fn format_pod(pod: &Pod) -> String {
     format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
+}
+
+/// Volumes that are the files of an image.
+pub(crate) fn image_volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    let volumes = spec(pod).volumes.iter().flatten();
+    volumes.filter(|volume| volume.image.is_some())
 }
 
 /// Init containers in order.

@@ -203,7 +203,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn pull_secrets(&self) -> Vec<Arc<Secret>> {
+    pub(super) async fn pull_secrets(&self) -> Vec<Arc<Secret>> {
         let mut found = Vec::new();
         let mut missing = Vec::new();
         for reference in spec(&self.pod).image_pull_secrets.iter().flatten() {

@@ -8,6 +8,7 @@ mod atomic;
 mod claim;
 mod content;
 mod directory;
+mod image;
 mod mounts;
 mod token;
 
@@ -21,6 +22,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::time::Instant;
 
+pub(crate) use image::folder as image_folder;
 pub(crate) use mounts::{MountInput, container_mounts};
 pub(crate) use token::Tokens;
 
@@ -107,6 +109,7 @@ impl Default for Plugins {
             Box::new(directory::HostPath),
             Box::new(content::Content),
             Box::new(claim::Claim),
+            Box::new(image::Image),
         ]))
     }
 }

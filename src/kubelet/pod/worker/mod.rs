@@ -13,6 +13,7 @@
 //! object it uses, a container or a probe changes, and at deadlines.
 
 mod end;
+mod images;
 mod report;
 mod resizing;
 mod sandboxes;

@@ -62,6 +62,7 @@ impl Worker {
         if self.volumes_ready && !due && !changed {
             return Ok(());
         }
+        self.mount_images().await?;
         let sources = self.sources().await?;
         let allocatable = self.node.allocatable();
         let pod_dir = self.pod_dir();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -392,6 +392,10 @@ impl ImageService for FakeImages {
 
     async fn remove_image(&self, _: &str) -> Result<()> {
         Ok(())
+    }
+
+    async fn mount_image(&self, _: &str, dir: &Path) -> Result<PathBuf> {
+        Ok(dir.join("rootfs"))
     }
 
     async fn image_fs_usage(&self) -> Result<FsUsage> {
