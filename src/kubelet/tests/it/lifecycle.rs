@@ -361,3 +361,70 @@ async fn waits_for_what_it_mounts() {
     world.until_gone("early").await;
     world.stop().await;
 }
+
+#[tokio::test]
+async fn limits_follow_the_spec() {
+    let world = World::new().await;
+    let container = |name: &str, cpu: &str, policy: &str| {
+        json!({"name": name, "resources": {"requests": {"cpu": cpu}},
+            "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]})
+    };
+    let both = |cpu: &str| {
+        json!({"containers": [container("a", cpu, "NotRequired"),
+            container("b", cpu, "RestartContainer")]})
+    };
+    world.bind("web", both("125m"));
+    world.until_phase("web", "Running").await;
+    let mut pod = world.api.get(&path("web")).unwrap();
+    pod["metadata"]["generation"] = json!(2);
+    for index in 0..2 {
+        pod["spec"]["containers"][index]["resources"]["requests"]["cpu"] = json!("250m");
+    }
+    world.api.put(&path("web"), pod);
+    let restarts =
+        |status: &Value, index: usize| status["containerStatuses"][index]["restartCount"].as_i64();
+    let status = world
+        .until("web", "the resize is done", |status| {
+            let open = status["conditions"].as_array()?;
+            let open = open.iter().any(|c| c["type"] == "PodResizeInProgress");
+            let done = !open && restarts(status, 1) == Some(1);
+            done.then(|| status.clone())
+        })
+        .await;
+    assert_eq!(status["observedGeneration"], 2);
+    assert_eq!(restarts(&status, 0), Some(0));
+    for index in 0..2 {
+        let own = &status["containerStatuses"][index];
+        assert_eq!(own["allocatedResources"]["cpu"], "250m");
+    }
+    let log = world.runtime.log();
+    let changes: Vec<_> = log
+        .iter()
+        .filter(|line| line.starts_with("limit"))
+        .collect();
+    assert_eq!(changes, ["limit pod Some(512)", "limit a Some(256)"]);
+    let starts = log.iter().filter(|line| *line == "start b").count();
+    assert_eq!(starts, 2, "{log:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused() {
+    let world = World::new().await;
+    let on_port = json!({"containers": [{"name": "c",
+        "ports": [{"containerPort": 80, "hostPort": 80, "protocol": "TCP"}]}]});
+    world.bind("first", on_port.clone());
+    world.until_phase("first", "Running").await;
+    world.bind("second", on_port.clone());
+    let status = world.until_phase("second", "Failed").await;
+    assert_eq!(status["reason"], "NodePorts");
+    let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod \
+               ports";
+    assert_eq!(status["message"], format!("Pod was rejected: {why}"));
+    assert_eq!(world.until_event("NodePorts").await, why);
+    world.delete("first", 0);
+    world.until_gone("first").await;
+    world.bind("third", on_port);
+    world.until_phase("third", "Running").await;
+    world.stop().await;
+}

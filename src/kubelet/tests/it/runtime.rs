@@ -159,7 +159,9 @@ impl ContainerRuntime for FakeRuntime {
         Ok(self.books.lock().sandboxes.values().cloned().collect())
     }
 
-    async fn update_pod_resources(&self, _: &PodSandboxId, _: &ContainerResources) -> Result<()> {
+    async fn update_pod_resources(&self, _: &PodSandboxId, to: &ContainerResources) -> Result<()> {
+        let line = format!("limit pod {:?}", to.cpu_shares);
+        self.books.lock().log.push(line);
         Ok(())
     }
 
@@ -254,9 +256,15 @@ impl ContainerRuntime for FakeRuntime {
 
     async fn update_container_resources(
         &self,
-        _: &ContainerId,
-        _: &ContainerResources,
+        id: &ContainerId,
+        to: &ContainerResources,
     ) -> Result<()> {
+        let mut books = self.books.lock();
+        let run = books.containers.get_mut(id);
+        let run = run.ok_or_else(|| not_found("container"))?;
+        run.config.resources = to.clone();
+        let line = format!("limit {} {:?}", run.config.name, to.cpu_shares);
+        books.log.push(line);
         Ok(())
     }
 
