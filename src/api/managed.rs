@@ -232,7 +232,9 @@ pub fn update<S: Structure>(
             _ => from_live(),
         }
     };
-    *new = stripped(new);
+    if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
     // An object that nobody's fields are tracked on stays untracked.
     let created = live["metadata"]["uid"].as_str().is_none_or(str::is_empty);
     if managers.is_empty() && !created {
@@ -271,7 +273,11 @@ pub(crate) fn update_managers<S: Structure>(
             subresource: write.subresource.to_owned(),
         };
         let owned = managers.entry(id).or_default();
-        owned.fields = owned.fields.union(&fields);
+        owned.fields = if owned.fields.is_bare() {
+            fields
+        } else {
+            owned.fields.union(&fields)
+        };
         write.api_version.clone_into(&mut owned.api_version);
         owned.time = Some(write.now.to_owned());
     }
@@ -294,6 +300,9 @@ fn disown<S: Structure>(
     versions: Versions<'_, S>,
 ) -> (Managers, typed::Comparison) {
     let comparison = typed::compare(schema, live, new);
+    if managers.is_empty() {
+        return (managers, comparison);
+    }
     let mut by_version = BTreeMap::from([(
         write.api_version.to_owned(),
         Some(comparison.without(reset)),

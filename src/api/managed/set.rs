@@ -63,6 +63,11 @@ impl FieldSet {
         self.members.is_empty() && self.children.values().all(Self::is_empty)
     }
 
+    /// Whether there is nothing in it at all, not even an empty branch.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.members.is_empty() && self.children.is_empty()
+    }
+
     /// Adds a path. The empty path is never in a set.
     pub fn insert(&mut self, path: &[Element]) {
         match path {
@@ -102,6 +107,9 @@ impl FieldSet {
     /// Paths in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
+        if self.is_bare() {
+            return other.clone();
+        }
         let mut out = self.clone();
         out.members.extend(other.members.iter().cloned());
         for (element, child) in &other.children {
@@ -138,6 +146,9 @@ impl FieldSet {
     /// Paths of this that are neither in the other nor below a path of it.
     #[must_use]
     pub fn recursive_difference(&self, other: &Self) -> Self {
+        if other.is_bare() {
+            return self.clone();
+        }
         self.pruned(
             self.members.difference(&other.members).cloned().collect(),
             |element, child| {
