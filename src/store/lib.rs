@@ -16,15 +16,24 @@ mod types;
 
 pub use compactor::compact_regularly;
 pub use types::{
-    Compare, CompareOp, CompareTarget, Error, Event, EventKind, KeyValue, LeaseId, LeaseInfo, Op,
-    OpResult, RangeRequest, RangeResult, Result, Revision, Txn, TxnResult, WatchEvent,
-    WatchRequest,
+    Commit, Compare, CompareOp, CompareTarget, Error, Event, EventKind, KeyValue, LeaseId,
+    LeaseInfo, Op, OpResult, RangeRequest, RangeResult, Result, Revision, Txn, TxnResult,
+    WatchEvent, WatchRequest,
 };
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+
+/// Sees every write of a store in the moment it happens; see [`Store::observe`].
+pub trait Observer: Send + Sync {
+    /// Takes in what was written since the last call, in revision order (events
+    /// carry no version before); with it, the store is at `revision`. Called
+    /// on the thread that writes: every writer waits until it returns.
+    fn observe(&self, commits: &[Arc<Commit>], revision: Revision);
+}
 
 /// An MVCC key-value store with watches.
 ///
@@ -43,6 +52,15 @@ pub trait Store: Send + Sync {
     /// Watches keys from a revision. The stream ends only with an error event
     /// or when dropped; [`Error::Compacted`] when the revision is gone.
     async fn watch(&self, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchEvent>>>;
+
+    /// Has `observer` told of every write behind the returned revision, before
+    /// the write is acknowledged: whoever keeps a copy of what is stored is then
+    /// never behind what was acknowledged. One observer a store; a second call
+    /// replaces the first. `None` if this store cannot do that; watch it instead.
+    fn observe(&self, observer: Weak<dyn Observer>) -> Option<Revision> {
+        drop(observer);
+        None
+    }
 
     /// Makes every watch that has caught up send a [`WatchEvent::Progress`]
     /// with a revision at least as new as the one [`Store::revision`] gave

@@ -218,6 +218,15 @@ pub struct Event {
     pub prev: Option<KeyValue>,
 }
 
+/// All changes of one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Revision.
+    pub revision: Revision,
+    /// Changes, in the order of the transaction's steps.
+    pub events: Vec<Event>,
+}
+
 /// What to watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchRequest {

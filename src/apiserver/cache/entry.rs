@@ -8,7 +8,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::Value;
 
 const VERSION_FIELD: &[u8] = b"\"resourceVersion\":\"";
@@ -72,14 +72,13 @@ impl Codec {
     }
 
     fn with_version(&self, rest: &[u8], revision: u64) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.prefix.len() + rest.len() + 44);
-        out.put_slice(&self.prefix);
         if revision == 0 {
             // An object that a dry run would have created has no version.
-            out.put_slice(rest);
-            return out.freeze();
+            let mut out = Vec::with_capacity(self.prefix.len() + rest.len());
+            out.extend_from_slice(&self.prefix);
+            out.extend_from_slice(rest);
+            return out.into();
         }
-        out.put_slice(VERSION_FIELD);
         let mut digits = [0u8; 20];
         let mut at = digits.len();
         let mut left = revision;
@@ -92,13 +91,19 @@ impl Codec {
                 break;
             }
         }
-        out.put_slice(&digits[at..]);
-        out.put_u8(b'"');
-        if rest.first() != Some(&b'}') {
-            out.put_u8(b',');
+        let digits = &digits[at..];
+        let end: &[u8] = if rest.first() == Some(&b'}') {
+            b"\""
+        } else {
+            b"\","
+        };
+        let parts = [&self.prefix, VERSION_FIELD, digits, end, rest];
+        // Exactly as long as it must be: it is kept for as long as the object is.
+        let mut out = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        for part in parts {
+            out.extend_from_slice(part);
         }
-        out.put_slice(rest);
-        out.freeze()
+        out.into()
     }
 
     /// What follows the resource version in the sent form.
@@ -156,7 +161,7 @@ pub(crate) struct Entry {
     item: usize,
     /// Its resource version.
     pub revision: u64,
-    selectable: OnceLock<Selectable>,
+    selectable: OnceLock<Box<Selectable>>,
 }
 
 impl Entry {
@@ -178,6 +183,12 @@ impl Entry {
             revision,
             selectable: OnceLock::new(),
         }
+    }
+
+    /// The same with a key that is shared.
+    pub(crate) fn with_key(mut self, key: Arc<str>) -> Self {
+        self.key = key;
+        self
     }
 
     /// The same object with another resource version.
@@ -212,10 +223,10 @@ impl Entry {
                         .collect()
                 })
                 .unwrap_or_default();
-            Selectable {
+            Box::new(Selectable {
                 labels,
                 fields: rules.selectable_fields(&object),
-            }
+            })
         })
     }
 

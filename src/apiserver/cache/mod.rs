@@ -1,10 +1,15 @@
 //! The watch cache: every read and watch is served from memory.
 //!
-//! One store watch over everything feeds the caches of those resources that
-//! somebody has asked for; a resource nobody reads costs nothing. Because the
-//! one watch sees every revision, "has caught up with revision N" is a single
-//! number for all of them, and a consistent read is: ask the store for its
-//! revision, wait until the watch is there, read memory.
+//! The store tells the caches of every write before that is acknowledged; a
+//! store that cannot do so is watched, by one watch over everything. Resources
+//! that nobody has asked for are not kept and cost nothing. Because every
+//! revision is seen, "has caught up with revision N" is a single number for all
+//! of them, and a consistent read is: ask the store for its revision, wait until
+//! the caches are there, read memory.
+//!
+//! Taking a change in is all the writing thread does. Telling watchers of it is
+//! the job of a task ([`Hub::run`]), which may fall behind; when it is far
+//! behind, writes wait ([`Hub::admit`]), so that what is queued stays bounded.
 
 mod entry;
 mod event;
@@ -17,14 +22,15 @@ pub(crate) use filter::Filter;
 pub(crate) use resource::{Backlog, Cache, Delivery, Start, prefix_end};
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::{Backoff, Shutdown};
 use futures::StreamExt;
 use parking_lot::RwLock;
-use store::{Revision, Store, WatchEvent, WatchRequest};
-use tokio::sync::watch;
+use store::{Commit, Revision, Store, WatchEvent, WatchRequest};
+use tokio::sync::{Notify, watch};
 
 /// Where objects live in the store.
 pub(crate) const ROOT: &str = "/registry/";
@@ -33,6 +39,9 @@ const CATCH_UP: Duration = Duration::from_secs(3);
 
 /// How long a change normally takes from the store to the cache, at most.
 const SOON: Duration = Duration::from_millis(5);
+
+/// Changes that may wait to be told to watchers before writes are held back.
+const BACKLOG: usize = 2048;
 
 /// The key below which a resource's objects are.
 pub(crate) fn prefix(group: &str, resource: &str) -> String {
@@ -51,6 +60,35 @@ pub(crate) struct Hub {
     store: Arc<dyn Store>,
     caches: RwLock<HashMap<Vec<u8>, Arc<Cache>>>,
     applied: watch::Sender<u64>,
+    fan_out: Arc<FanOut>,
+}
+
+/// What is yet to be told to watchers, of all caches.
+#[derive(Debug, Default)]
+pub(crate) struct FanOut {
+    /// Changes that wait.
+    waiting: AtomicUsize,
+    /// There is something to tell.
+    work: Notify,
+    /// Little is left.
+    room: Notify,
+}
+
+impl FanOut {
+    fn added(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn joined(&self) {
+        self.work.notify_one();
+    }
+
+    fn done(&self, count: usize) {
+        let before = self.waiting.fetch_sub(count, Ordering::Relaxed);
+        if before > BACKLOG / 2 && before - count <= BACKLOG / 2 {
+            self.room.notify_waiters();
+        }
+    }
 }
 
 /// The cache did not reach a revision in time.
@@ -66,6 +104,22 @@ impl Hub {
             store,
             caches: RwLock::default(),
             applied: watch::Sender::new(0),
+            fan_out: Arc::default(),
+        }
+    }
+
+    /// Where new caches report what they have to tell.
+    pub(crate) fn fan_out(&self) -> &Arc<FanOut> {
+        &self.fan_out
+    }
+
+    /// Waits while watchers are far behind; call it before a write.
+    pub(crate) async fn admit(&self) {
+        while self.fan_out.waiting.load(Ordering::Relaxed) > BACKLOG {
+            let room = self.fan_out.room.notified();
+            if self.fan_out.waiting.load(Ordering::Relaxed) > BACKLOG {
+                room.await;
+            }
         }
     }
 
@@ -91,6 +145,12 @@ impl Hub {
         };
         cache.load(&*self.store).await?;
         Ok(cache)
+    }
+
+    /// The object of a key as a write has just left it, if it is cached.
+    pub(crate) fn written(&self, prefix: &str, key: &str, revision: u64) -> Option<Arc<Entry>> {
+        let entry = self.caches.read().get(prefix.as_bytes())?.get(key)?;
+        (entry.revision == revision).then_some(entry)
     }
 
     /// How many objects each cached resource has.
@@ -145,8 +205,29 @@ impl Hub {
         }
     }
 
-    /// Feeds the caches until shutdown. Everything waits for this to begin.
+    /// Feeds the caches and tells watchers until shutdown. Everything waits for
+    /// this to begin.
     pub(crate) async fn run(self: Arc<Self>, stop: Shutdown) {
+        let observer: Weak<dyn store::Observer> = Arc::downgrade(&self) as _;
+        let fed = self.store.observe(observer);
+        if let Some(revision) = fed {
+            self.reached(revision.0);
+        }
+        let tell = async {
+            while stop.guard(self.fan_out.work.notified()).await.is_some() {
+                self.tell().await;
+            }
+        };
+        let watch = async {
+            if fed.is_none() {
+                self.watch(&stop).await;
+            }
+        };
+        tokio::join!(tell, watch);
+    }
+
+    /// Feeds the caches from a watch.
+    async fn watch(&self, stop: &Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         while !stop.is_triggered() {
             match stop.guard(self.pump()).await {
@@ -164,6 +245,30 @@ impl Hub {
                 Some(Ok(())) | None => return,
             }
         }
+    }
+
+    /// Hands queued changes to watchers until nothing is queued.
+    async fn tell(&self) {
+        loop {
+            let caches: Vec<_> = self.caches.read().values().cloned().collect();
+            let mut told = 0;
+            for cache in caches {
+                told += cache.tell();
+            }
+            if told == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The caches have seen everything up to a revision.
+    fn reached(&self, revision: u64) {
+        self.applied.send_if_modified(|applied| {
+            let moved = revision > *applied;
+            *applied = revision.max(*applied);
+            moved
+        });
     }
 
     /// Ends every watch, so that connections can be drained.
@@ -200,32 +305,40 @@ impl Hub {
         while let Some(event) = events.next().await {
             let revision = match event? {
                 WatchEvent::Events(revision, events) => {
-                    self.dispatch(revision.0, events);
+                    self.take_in(&[Arc::new(Commit { revision, events })]);
                     revision
                 }
                 WatchEvent::Progress(revision) => revision,
             };
-            self.applied.send_if_modified(|applied| {
-                let moved = revision.0 > *applied;
-                *applied = revision.0.max(*applied);
-                moved
-            });
+            self.reached(revision.0);
         }
         Err(store::Error::Closed)
     }
 
-    fn dispatch(&self, revision: u64, mut events: Vec<store::Event>) {
-        events.retain(|event| prefix_of(&event.kv.key).is_some());
+    fn take_in(&self, commits: &[Arc<Commit>]) {
+        let mut queued = false;
         let caches = self.caches.read();
-        while let Some(prefix) = events.first().and_then(|event| prefix_of(&event.kv.key)) {
-            let prefix = prefix.to_vec();
-            let (same, rest): (Vec<_>, Vec<_>) = events
-                .into_iter()
-                .partition(|event| event.kv.key.starts_with(&prefix));
-            events = rest;
-            if let Some(cache) = caches.get(&prefix) {
-                cache.apply(revision, same);
+        let mut last: Option<&Arc<Cache>> = None;
+        for commit in commits {
+            for event in &commit.events {
+                let same = last.filter(|cache| event.kv.key.starts_with(cache.prefix().as_bytes()));
+                let cache = same.or_else(|| caches.get(prefix_of(&event.kv.key)?));
+                if let Some(cache) = cache {
+                    queued |= cache.apply(commit.revision.0, event);
+                }
+                last = cache;
             }
         }
+        drop(caches);
+        if queued {
+            self.fan_out.work.notify_one();
+        }
+    }
+}
+
+impl store::Observer for Hub {
+    fn observe(&self, commits: &[Arc<Commit>], revision: Revision) {
+        self.take_in(commits);
+        self.reached(revision.0);
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use store::{EventKind, KeyValue, RangeRequest, Store};
 use tokio::sync::{OnceCell, mpsc};
 
+use super::FanOut;
 use super::entry::{Codec, Entry};
 use super::event::{Event, EventType};
 use super::filter::{Fields, Filter};
@@ -57,20 +59,30 @@ struct Watcher {
     sender: mpsc::Sender<Delivery>,
 }
 
+/// What the task that tells watchers is to do, in order.
+enum Telling {
+    /// Tell every watcher that wants to know.
+    Change(Arc<Event>),
+    /// One more watcher, for what comes after.
+    Join(Watcher),
+}
+
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Entry>>,
     /// Revision the objects are at, at least.
     revision: u64,
+    /// Revision they were read from the store at.
+    loaded: u64,
     /// Revision of the last change of this resource.
     changed: u64,
     window: VecDeque<Arc<Event>>,
     /// Every change after this revision is in the window.
     window_floor: u64,
-    watchers: Vec<Watcher>,
+    telling: Vec<Telling>,
 }
 
 /// What the store said while the first read was under way.
-type Pending = Vec<(u64, Vec<store::Event>)>;
+type Pending = Vec<(u64, store::Event)>;
 
 /// One resource's cache.
 pub(crate) struct Cache {
@@ -79,12 +91,26 @@ pub(crate) struct Cache {
     pub(crate) codec: Arc<Codec>,
     pub(crate) fields: Fields,
     state: RwLock<State>,
+    /// Locked before `state`, by the one who tells.
+    watchers: Mutex<Vec<Watcher>>,
+    /// Watchers there are, those about to join among them.
+    audience: AtomicUsize,
+    /// Changes no watcher was told of yet.
+    untold: AtomicUsize,
+    /// Whether `telling` may hold something.
+    news: AtomicBool,
+    fan_out: Arc<FanOut>,
     pending: Mutex<Option<Pending>>,
     loaded: OnceCell<()>,
 }
 
 impl Cache {
-    pub(crate) fn new(prefix: String, codec: Arc<Codec>, fields: Fields) -> Self {
+    pub(crate) fn new(
+        prefix: String,
+        codec: Arc<Codec>,
+        fields: Fields,
+        fan_out: Arc<FanOut>,
+    ) -> Self {
         Self {
             prefix,
             codec,
@@ -92,11 +118,17 @@ impl Cache {
             state: RwLock::new(State {
                 objects: BTreeMap::new(),
                 revision: 0,
+                loaded: 0,
                 changed: 0,
                 window: VecDeque::new(),
                 window_floor: 0,
-                watchers: Vec::new(),
+                telling: Vec::new(),
             }),
+            watchers: Mutex::default(),
+            audience: AtomicUsize::new(0),
+            untold: AtomicUsize::new(0),
+            news: AtomicBool::new(false),
+            fan_out,
             pending: Mutex::new(Some(Vec::new())),
             loaded: OnceCell::new(),
         }
@@ -134,10 +166,11 @@ impl Cache {
             }
         }
         state.revision = revision;
+        state.loaded = revision;
         state.changed = kvs.iter().map(|kv| kv.mod_revision.0).max().unwrap_or(0);
         state.window_floor = revision;
-        for (at, events) in pending.take().unwrap_or_default() {
-            self.advance(&mut state, at, &events);
+        for (at, event) in pending.take().unwrap_or_default() {
+            self.advance(&mut state, at, &event);
         }
     }
 
@@ -151,65 +184,128 @@ impl Cache {
         entry
     }
 
-    /// Takes in the changes of one revision.
-    pub(crate) fn apply(&self, revision: u64, events: Vec<store::Event>) {
+    /// Takes in a change; whether there is somebody to tell of it.
+    pub(crate) fn apply(&self, revision: u64, event: &store::Event) -> bool {
         let mut pending = self.pending.lock();
         if let Some(pending) = &mut *pending {
-            pending.push((revision, events));
-            return;
+            pending.push((revision, event.clone()));
+            return false;
         }
         drop(pending);
-        self.advance(&mut self.state.write(), revision, &events);
+        self.advance(&mut self.state.write(), revision, event)
     }
 
-    fn advance(&self, state: &mut State, revision: u64, events: &[store::Event]) {
-        if revision <= state.revision {
-            return;
+    fn advance(&self, state: &mut State, revision: u64, event: &store::Event) -> bool {
+        if revision <= state.loaded {
+            return false;
         }
         state.revision = revision;
-        for event in events {
-            let change = match event.kind {
-                EventKind::Put => {
-                    let Some(entry) = self.entry(&event.kv) else {
-                        continue;
-                    };
-                    let entry = Arc::new(entry);
-                    let previous = state.objects.insert(entry.key.clone(), entry.clone());
-                    Event::new(self.codec.clone(), revision, Some(entry), previous)
+        let change = match event.kind {
+            EventKind::Put => {
+                let Some(entry) = self.entry(&event.kv) else {
+                    return false;
+                };
+                let (entry, previous) = match state.objects.get_mut(&*entry.key) {
+                    Some(there) => {
+                        // One key for all versions of an object.
+                        let entry = Arc::new(entry.with_key(there.key.clone()));
+                        let previous = std::mem::replace(there, entry.clone());
+                        (entry, Some(previous))
+                    }
+                    None => {
+                        let entry = Arc::new(entry);
+                        state.objects.insert(entry.key.clone(), entry.clone());
+                        (entry, None)
+                    }
+                };
+                Event::new(self.codec.clone(), revision, Some(entry), previous)
+            }
+            EventKind::Delete => {
+                let key = event.kv.key.get(self.prefix.len()..);
+                let key = key.and_then(|key| std::str::from_utf8(key).ok());
+                let Some(previous) = key.and_then(|key| state.objects.remove(key)) else {
+                    return false;
+                };
+                Event::new(self.codec.clone(), revision, None, Some(previous))
+            }
+        };
+        let change = Arc::new(change);
+        state.changed = revision;
+        let heard = self.audience.load(Ordering::Relaxed) > 0;
+        if heard {
+            self.untold.fetch_add(1, Ordering::Release);
+            self.fan_out.added();
+            state.telling.push(Telling::Change(change.clone()));
+            self.news.store(true, Ordering::Release);
+        }
+        state.window.push_back(change);
+        if state.window.len() > WINDOW
+            && let Some(dropped) = state.window.pop_front()
+        {
+            state.window_floor = dropped.revision;
+        }
+        heard
+    }
+
+    /// Tells watchers of what has happened; how many changes that was.
+    pub(crate) fn tell(&self) -> usize {
+        if !self.news.swap(false, Ordering::AcqRel) {
+            return 0;
+        }
+        let mut watchers = self.watchers.lock();
+        let telling = std::mem::take(&mut self.state.write().telling);
+        let mut told = 0;
+        for item in telling {
+            match item {
+                Telling::Change(change) => {
+                    told += 1;
+                    watchers.retain(
+                        |watcher| match change.seen_by(&watcher.filter, self.fields) {
+                            Some(kind) => watcher.sender.try_send((kind, change.clone())).is_ok(),
+                            None => !watcher.sender.is_closed(),
+                        },
+                    );
                 }
-                EventKind::Delete => {
-                    let Some(previous) = event
-                        .kv
-                        .key
-                        .get(self.prefix.len()..)
-                        .and_then(|key| std::str::from_utf8(key).ok())
-                        .and_then(|key| state.objects.remove(key))
-                    else {
-                        continue;
-                    };
-                    Event::new(self.codec.clone(), revision, None, Some(previous))
+                Telling::Join(watcher) => {
+                    // Those that left without a change to notice it by.
+                    if watchers.len() == watchers.capacity() {
+                        watchers.retain(|watcher| !watcher.sender.is_closed());
+                    }
+                    watchers.push(watcher);
                 }
-            };
-            let change = Arc::new(change);
-            state.changed = revision;
-            state.watchers.retain(
-                |watcher| match change.seen_by(&watcher.filter, self.fields) {
-                    Some(kind) => watcher.sender.try_send((kind, change.clone())).is_ok(),
-                    None => !watcher.sender.is_closed(),
-                },
-            );
-            state.window.push_back(change);
-            if state.window.len() > WINDOW
-                && let Some(dropped) = state.window.pop_front()
-            {
-                state.window_floor = dropped.revision;
             }
         }
+        // Under the state's lock, so that nobody joins uncounted.
+        let state = self.state.write();
+        let joining = state.telling.iter();
+        let joining = joining
+            .filter(|item| matches!(item, Telling::Join(_)))
+            .count();
+        self.audience
+            .store(watchers.len() + joining, Ordering::Relaxed);
+        drop(state);
+        self.untold.fetch_sub(told, Ordering::Release);
+        self.fan_out.done(told);
+        told
+    }
+
+    /// Whether watchers were told of everything the cache has taken in.
+    pub(crate) fn all_told(&self) -> bool {
+        self.untold.load(Ordering::Acquire) == 0
     }
 
     /// Ends every watcher; used when the cache is replaced by a fresh one.
     pub(crate) fn end_watchers(&self) {
-        self.state.write().watchers.clear();
+        let mut watchers = self.watchers.lock();
+        let telling = std::mem::take(&mut self.state.write().telling);
+        let untold = telling
+            .iter()
+            .filter(|item| matches!(item, Telling::Change(_)))
+            .count();
+        watchers.clear();
+        self.audience.store(0, Ordering::Relaxed);
+        self.untold.fetch_sub(untold, Ordering::Release);
+        self.fan_out.done(untold);
     }
 
     /// The object of a key below the prefix.
@@ -283,7 +379,13 @@ impl Cache {
             Start::After(_) => Backlog::Store,
         };
         let (sender, events) = mpsc::channel(WATCHER_QUEUE);
-        state.watchers.push(Watcher { filter, sender });
+        // Behind the changes that are not told yet: the backlog has those.
+        state
+            .telling
+            .push(Telling::Join(Watcher { filter, sender }));
+        self.audience.fetch_add(1, Ordering::Relaxed);
+        self.news.store(true, Ordering::Release);
+        self.fan_out.joined();
         Subscription {
             events,
             revision: state.revision,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{Reason, Status};
+use bytes::Bytes;
 use store::{Compare, Op, OpResult, RangeRequest, Revision, Txn};
 
 use super::{Registry, Resource};
@@ -24,19 +25,20 @@ impl Registry {
         resource: &Resource,
         key: &str,
         expected: u64,
-        value: Option<Vec<u8>>,
+        value: Option<Bytes>,
         lease: store::LeaseId,
     ) -> Result<Commit, Status> {
-        let full = resource.full_key(key);
+        self.hub.admit().await;
+        let full: Bytes = resource.full_key(key).into();
         let write = match value {
             Some(value) => Op::Put {
-                key: full.clone().into(),
-                value: value.into(),
+                key: full.clone(),
+                value,
                 lease,
                 prev_kv: false,
             },
             None => Op::Delete {
-                key: full.clone().into(),
+                key: full.clone(),
                 end: None,
                 prev_kv: false,
             },
@@ -48,7 +50,7 @@ impl Registry {
                 compares: vec![Compare::mod_revision(full.clone(), Revision(expected))],
                 success: vec![write],
                 failure: vec![Op::Range(RangeRequest {
-                    key: full.into(),
+                    key: full,
                     ..RangeRequest::default()
                 })],
             })

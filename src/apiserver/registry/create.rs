@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{Reason, Status, meta};
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::commit::Commit;
@@ -25,7 +26,13 @@ impl Registry {
         let generates = generates_name(&object);
         let mut attempt = 1;
         loop {
-            match self.create_once(call, object.clone()).await {
+            // Only a name that was drawn is drawn again.
+            let object = if generates {
+                object.clone()
+            } else {
+                object.take()
+            };
+            match self.create_once(call, object).await {
                 Err(status)
                     if generates
                         && status.reason == Reason::AlreadyExists
@@ -111,7 +118,7 @@ impl Registry {
         {
             Commit::Done(revision) => {
                 hold.keep();
-                self.unstored(call, &key, &stored, revision)
+                self.written(call, &key, &stored, revision)
             }
             Commit::Conflict(there) => {
                 let mut status = Status::already_exists(&resource.group_resource, &name);
@@ -156,7 +163,22 @@ impl Registry {
         Ok(review.object)
     }
 
-    /// The entry of bytes that were just written, or would have been.
+    /// The entry of bytes that were just written: the cache's, unless somebody
+    /// has changed it since.
+    pub(super) fn written(
+        &self,
+        call: &Call,
+        key: &str,
+        stored: &[u8],
+        revision: u64,
+    ) -> Result<Arc<Entry>, Status> {
+        match self.hub.written(&call.resource.prefix, key, revision) {
+            Some(entry) => Ok(entry),
+            None => self.unstored(call, key, stored, revision),
+        }
+    }
+
+    /// The entry of bytes that would have been written.
     pub(super) fn unstored(
         &self,
         call: &Call,
@@ -170,7 +192,7 @@ impl Registry {
     }
 
     /// The stored bytes of an object; 413 when they are too many.
-    pub(super) fn encode(&self, call: &Call, object: &Value) -> Result<Vec<u8>, Status> {
+    pub(super) fn encode(&self, call: &Call, object: &Value) -> Result<Bytes, Status> {
         const MAX: usize = 2 * 1024 * 1024 * 3 / 4;
         let mut forgotten = None;
         let ty = api::GroupVersion::parse(object["apiVersion"].as_str().unwrap_or_default())
@@ -197,7 +219,7 @@ impl Registry {
                 ),
             ));
         }
-        Ok(stored)
+        Ok(stored.into())
     }
 
     /// The namespace an object of this call must be in.

@@ -181,7 +181,7 @@ impl Registry {
                         Commit::Conflict(latest) => return Ok(Err(latest)),
                     }
                 };
-                let marked = self.unstored(call, key, &stored, revision)?;
+                let marked = self.written(call, key, &stored, revision)?;
                 if !then_delete {
                     return Ok(Ok(Deleted::Object {
                         entry: marked,

@@ -158,6 +158,7 @@ impl Registry {
                     resource.prefix.clone(),
                     resource.codec.clone(),
                     resource.rules,
+                    self.hub.fan_out().clone(),
                 )
             })
             .await

@@ -35,7 +35,7 @@ impl Quotas for Registry {
         let stored = resource.codec.encode(&charged);
         let lease = store::LeaseId::default();
         let commit = self
-            .commit(&resource, &key, revision, Some(stored), lease)
+            .commit(&resource, &key, revision, Some(stored.into()), lease)
             .await?;
         Ok(matches!(commit, Commit::Done(_)))
     }

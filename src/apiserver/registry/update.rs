@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{FieldError, GroupKind, Path, Status, meta};
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::commit::Commit;
@@ -205,7 +206,7 @@ impl Registry {
         call: &Call,
         key: &str,
         current: &Arc<Entry>,
-        stored: Vec<u8>,
+        stored: Bytes,
     ) -> Result<Attempt, Status> {
         let resource = &call.resource;
         if resource.codec.same(&current.bytes, &stored) {
@@ -223,7 +224,7 @@ impl Registry {
             .commit(resource, key, current.revision, Some(stored.clone()), lease)
             .await?
         {
-            Commit::Done(revision) => Ok(done(self.unstored(call, key, &stored, revision)?)),
+            Commit::Done(revision) => Ok(done(self.written(call, key, &stored, revision)?)),
             Commit::Conflict(latest) => Ok(Attempt::Retry(latest)),
         }
     }

@@ -235,6 +235,7 @@ impl Watching {
                 None => {
                     self.bookmark = Some(Instant::now() + BOOKMARKS);
                     let applied = self.hub.applied();
+                    let all_told = self.cache.all_told();
                     // What came in until then goes first.
                     while let Ok((kind, event)) = self.events.try_recv() {
                         if event.revision > self.after {
@@ -242,7 +243,9 @@ impl Watching {
                             self.queue.push_back(Frame::Change(kind, event));
                         }
                     }
-                    self.sent = self.sent.max(applied);
+                    if all_told {
+                        self.sent = self.sent.max(applied);
+                    }
                     self.queue.push_back(Frame::Bookmark(self.sent, false));
                     return self.queue.pop_front();
                 }

@@ -17,18 +17,11 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::Shared;
 use super::keys::KeyRange;
-use crate::{Error, Event, Result};
+use crate::{Commit, Error, Result};
 
 /// Revisions that may be missing when a watch joins the live ones; reading them
 /// must not take longer than its queue lasts.
 const JOIN_GAP: u64 = 500;
-
-/// All events of one revision, with the versions before where a watcher asks.
-#[derive(Debug)]
-pub(crate) struct Commit {
-    pub(crate) revision: u64,
-    pub(crate) events: Vec<Event>,
-}
 
 /// What a watcher's queue carries.
 #[derive(Debug)]
@@ -128,7 +121,7 @@ impl Hub {
                     let Some(watcher) = self.watchers.get_mut(id) else {
                         continue;
                     };
-                    if watcher.told != commit.revision {
+                    if watcher.told != commit.revision.0 {
                         watcher.tell(commit, *id, &mut full);
                     }
                 }
@@ -229,10 +222,10 @@ impl Hub {
 
 impl Watcher {
     fn tell(&mut self, commit: &Arc<Commit>, id: u64, full: &mut Vec<u64>) {
-        if commit.revision < self.from {
+        if commit.revision.0 < self.from {
             return;
         }
-        self.told = commit.revision;
+        self.told = commit.revision.0;
         match self.queue.try_send(Message::Commit(Arc::clone(commit))) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {

@@ -40,7 +40,7 @@
 //! - A write is answered, seen by reads and told to watches only once it is
 //!   durable, and in revision order.
 //! - A row enters the index after the table and leaves it before the table.
-//! - Locks are taken in the order index, leases, hub, values, and never across
+//! - Locks are taken in the order observer, index, leases, hub, values, and never across
 //!   an await.
 //!
 //! # What was not chosen
@@ -69,8 +69,8 @@ mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -87,8 +87,8 @@ use self::lease::Leases;
 use self::read::Readers;
 use self::writer::{Command, Writer};
 use crate::{
-    Error, LeaseId, LeaseInfo, RangeRequest, RangeResult, Result, Revision, Store, Txn, TxnResult,
-    WatchEvent, WatchRequest,
+    Error, LeaseId, LeaseInfo, Observer, RangeRequest, RangeResult, Result, Revision, Store, Txn,
+    TxnResult, WatchEvent, WatchRequest,
 };
 
 /// Settings of a [`Sqlite`] store.
@@ -168,11 +168,26 @@ struct Shared {
     leases: Leases,
     hub: Mutex<Hub>,
     values: Mutex<Values>,
+    observer: Mutex<Observing>,
     readers: Readers,
     counters: Counters,
     /// SQLite's code for how the next commit fails.
     #[cfg(test)]
     fault: Mutex<Option<std::ffi::c_int>>,
+}
+
+/// Who is told of every write, if anybody.
+#[derive(Default)]
+struct Observing(Option<Weak<dyn Observer>>);
+
+impl std::fmt::Debug for Observing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "Observing"
+        } else {
+            "Nobody"
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -208,6 +223,7 @@ impl Sqlite {
                 config.progress_interval,
             )),
             values: Mutex::new(Values::new(config.cache_bytes)),
+            observer: Mutex::default(),
             readers: Readers::new(&config),
             counters: Counters::default(),
             #[cfg(test)]
@@ -335,6 +351,12 @@ impl Store for Sqlite {
 
     async fn watch(&self, request: WatchRequest) -> Result<BoxStream<'static, Result<WatchEvent>>> {
         watch::watch(&self.shared, request)
+    }
+
+    fn observe(&self, observer: Weak<dyn Observer>) -> Option<Revision> {
+        let mut observing = self.shared.observer.lock();
+        observing.0 = Some(observer);
+        Some(Revision(self.shared.index.read().revision))
     }
 
     async fn request_progress(&self) -> Result<()> {

@@ -143,7 +143,7 @@ impl Watch {
                     kv: event.kv.clone(),
                     prev: event.prev.as_ref().filter(|_| self.wanted.prev_kv).cloned(),
                 });
-                let events = WatchEvent::Events(Revision(commit.revision), events.collect());
+                let events = WatchEvent::Events(commit.revision, events.collect());
                 self.ready.push_back(events);
             }
             None if live.lagged.load(Ordering::Acquire) => return Err(Error::Lagged),

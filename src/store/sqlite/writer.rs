@@ -12,8 +12,8 @@
 //! the store also refuses every later write until it is opened again, which
 //! reads what the disk really has; reads go on.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
@@ -23,12 +23,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shared;
 use super::checkpoint::Checkpoints;
 use super::compact::{Compaction, Deleted, set_meta};
-use super::hub::{Commit, Hub};
+use super::hub::Hub;
 use super::open::{COMPACTED, unusable};
 use super::read::Table;
 use super::txn::{Batch, Change, Evaluator, key_value};
 use super::watch::event;
-use crate::{Error, LeaseId, Result, Revision, Txn, TxnResult};
+use crate::{Commit, Error, LeaseId, Result, Revision, Txn, TxnResult};
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -257,6 +257,9 @@ impl Writer {
     /// Makes a durable batch visible, in revision order.
     fn publish(&mut self, batch: &mut Batch) {
         let shared = Arc::clone(&self.shared);
+        // Held from before the index moves until the observer knows, so that
+        // one that comes in between is not told of less than it was promised.
+        let observing = shared.observer.lock();
         {
             let mut index = shared.index.write();
             for change in &batch.log {
@@ -267,6 +270,10 @@ impl Writer {
                 index.compacted = compacted;
             }
         }
+        if let Some(observer) = observing.0.as_ref().and_then(Weak::upgrade) {
+            observer.observe(&commits(batch, false), Revision(batch.revision));
+        }
+        drop(observing);
         if let Some(compacted) = batch.compacted {
             self.compaction = Some(Compaction::new(compacted, self.compaction.take()));
         }
@@ -288,7 +295,7 @@ impl Writer {
         let mut hub = shared.hub.lock();
         if hub.len() > 0 {
             self.read_previous(batch, &hub);
-            hub.publish(&commits(batch), batch.revision);
+            hub.publish(&commits(batch, true), batch.revision);
         } else {
             hub.publish(&[], batch.revision);
         }
@@ -498,12 +505,14 @@ fn grant(on: &mut Evaluator<'_>, id: LeaseId, ttl: Duration) -> Result<LeaseId> 
     Ok(LeaseId(id))
 }
 
-/// One list of events per revision.
-fn commits(batch: &Batch) -> Vec<Arc<Commit>> {
+/// One list of events per revision, with the versions before where they are at
+/// hand and wanted.
+fn commits(batch: &Batch, with_previous: bool) -> Vec<Arc<Commit>> {
     let same = |a: &Change, b: &Change| a.version.slot.revision() == b.version.slot.revision();
     let commit = |changes: &[Change]| {
         let events = changes.iter().map(|change| {
-            let prev = change.prev.zip(change.prev_value.clone());
+            let prev = change.prev.filter(|_| with_previous);
+            let prev = prev.zip(change.prev_value.clone());
             let prev = prev.map(|(prev, value)| key_value(change.key.clone(), &prev, value));
             event(
                 change.key.clone(),
@@ -512,7 +521,7 @@ fn commits(batch: &Batch) -> Vec<Arc<Commit>> {
                 prev,
             )
         });
-        let revision = changes[0].version.slot.revision();
+        let revision = Revision(changes[0].version.slot.revision());
         Arc::new(Commit {
             revision,
             events: events.collect(),
