@@ -110,37 +110,6 @@ impl Kind for RuntimeClass {
 
 struct ApiService;
 
-const API_SERVICE: &[Column] = &[
-    Column {
-        name: "Name",
-        kind: "string",
-        format: "name",
-        description: columns::NAME,
-        priority: 0,
-    },
-    Column {
-        name: "Service",
-        kind: "string",
-        format: "",
-        description: "The reference to the service that hosts this API endpoint.",
-        priority: 0,
-    },
-    Column {
-        name: "Available",
-        kind: "string",
-        format: "",
-        description: "Whether this service is available.",
-        priority: 0,
-    },
-    Column {
-        name: "Age",
-        kind: "string",
-        format: "",
-        description: columns::CREATED,
-        priority: 0,
-    },
-];
-
 impl Kind for ApiService {
     fn plan(&self) -> Plan {
         Plan::STATUS
@@ -181,7 +150,7 @@ impl Kind for ApiService {
     }
 
     fn columns(&self) -> &'static [Column] {
-        API_SERVICE
+        columns::APISERVICE
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {

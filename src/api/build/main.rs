@@ -1,9 +1,12 @@
-//! Collects the descriptions of built-in types for OpenAPI.
+//! Collects the descriptions of built-in types, for OpenAPI and for the columns
+//! of tables.
 //!
 //! They are the JSON schemas that the sources of the `k8s-openapi` crate carry.
 //! The crate is not compiled for that: its files are read, wherever Cargo keeps
 //! them, and the sentences end up compressed beside the library. Without the
-//! crate's sources the documents have no descriptions.
+//! crate's sources documents and columns have no descriptions.
+
+mod columns;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use std::{env, fs};
 const VERSION: &str = "v1_36";
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=../../Cargo.lock");
     let mut table = String::new();
     match sources() {
@@ -27,8 +30,10 @@ fn main() {
         .expect("a Vec takes everything");
     let compressed = encoder.finish().expect("a Vec takes everything");
     let out = env::var_os("OUT_DIR").expect("Cargo sets OUT_DIR");
-    fs::write(Path::new(&out).join("descriptions.deflate"), compressed)
-        .expect("OUT_DIR is writable");
+    let out = Path::new(&out);
+    fs::write(out.join("descriptions.deflate"), compressed).expect("OUT_DIR is writable");
+    let columns = columns::generate(Path::new("kinds/columns"), &table);
+    fs::write(out.join("columns.rs"), columns).expect("OUT_DIR is writable");
 }
 
 /// The folder of the crate's sources.
