@@ -104,10 +104,7 @@ fn file(
 
 /// The text behind `GROUP.VERSION.TYPE.FIELD` or `… - SENTENCE`, escaped as in
 /// a literal.
-fn documentation(
-    field: &str,
-    documented: &HashMap<(&str, &str), &str>,
-) -> Result<String, String> {
+fn documentation(field: &str, documented: &HashMap<(&str, &str), &str>) -> Result<String, String> {
     if documented.is_empty() {
         return Ok(String::new());
     }
@@ -121,6 +118,10 @@ fn documentation(
         .ok_or_else(|| format!("k8s-openapi does not document {field}"))?;
     Ok(match without {
         "" => (*text).to_owned(),
-        _ => text.strip_suffix(without).unwrap_or(text).trim_end().to_owned(),
+        _ => text
+            .strip_suffix(without)
+            .unwrap_or(text)
+            .trim_end()
+            .to_owned(),
     })
 }

@@ -1,7 +1,8 @@
 //! What is wrong with malformed JSON, in the words of Go's `encoding/json`.
 
-/// Arrays and objects nested deeper than this are refused.
-pub(crate) const MAX_DEPTH: usize = 500;
+/// Arrays and objects nested deeper than this are refused. Whatever walks a
+/// value is recursive, so this bounds what a request may take of the stack.
+pub(crate) const MAX_DEPTH: usize = 256;
 
 const END: &str = "unexpected end of JSON input";
 
@@ -115,7 +116,11 @@ impl Scan<'_> {
     fn push(&self, open: &mut Vec<Container>, container: Container) -> Result<(), String> {
         open.push(container);
         if open.len() > MAX_DEPTH {
-            return Err("exceeded max depth".to_owned());
+            let shown = match container {
+                Container::Array => '[',
+                Container::Object => '{',
+            };
+            return Err(format!("invalid character '{shown}' exceeded max depth"));
         }
         Ok(())
     }
@@ -280,6 +285,9 @@ mod tests {
         );
         check("{} x", "invalid character 'x' after top-level value");
         check("\"a\nb\"", "invalid character '\\n' in string literal");
-        check(&"[".repeat(100_000), "exceeded max depth");
+        check(
+            &"[".repeat(100_000),
+            "invalid character '[' exceeded max depth",
+        );
     }
 }

@@ -89,7 +89,7 @@ fn refusals_are_worded_as_upstreams() {
     );
     check(
         &"{\"a\":".repeat(5000),
-        "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: exceeded max depth ({\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\": ...)",
+        "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: invalid character '{' exceeded max depth ({\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\": ...)",
     );
     check(
         r#"{"kind": "Pod", "spec": {"containers": [{"resources": {"limits": {"cpu": {}}}}]}}"#,

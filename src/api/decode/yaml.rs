@@ -20,13 +20,12 @@ const MAX_ALIASED: usize = 400_000;
 
 /// Converts the first document; the error is a message beginning `yaml: `.
 pub(crate) fn to_json(bytes: &[u8]) -> Result<Converted, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid UTF-8".to_owned())?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| {
-            let line = error.marker().line();
-            format!("yaml: line {line}: {}", error.info())
-        })?;
+        let (event, span) =
+            event.map_err(|error| refusal(&error.info(), error.marker().line(), text))?;
         let line = span.start.line();
         match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -47,6 +46,43 @@ pub(crate) fn to_json(bytes: &[u8]) -> Result<Converted, String> {
         value: builder.root,
         duplicates: builder.duplicates,
     })
+}
+
+/// A parser's complaint in the words of upstream's. `line` counts from one;
+/// upstream names no line for what is wrong in the first one.
+fn refusal(info: &str, line: usize, text: &str) -> String {
+    // What its scanner finds is counted from one, what its parser finds from zero.
+    let (problem, line) = match info {
+        "unclosed quote" => ("found unexpected end of stream".into(), line),
+        "unclosed bracket '['" => ("did not find expected ',' or ']'".into(), line.max(2) - 1),
+        "unclosed bracket '{'" => ("did not find expected ',' or '}'".into(), line.max(2) - 1),
+        "recursion limit exceeded" => (format!("exceeded max depth of {MAX_DEPTH}"), 0),
+        "while parsing node, found unknown anchor" => {
+            let alias = text.lines().nth(line.saturating_sub(1)).and_then(|it| {
+                let (_, name) = it.rsplit_once('*')?;
+                name.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '_')
+                    .next()
+            });
+            let name = alias.unwrap_or_default();
+            (format!("unknown anchor '{name}' referenced"), 0)
+        }
+        _ if info.starts_with("unexpected character") => {
+            ("found character that cannot start any token".into(), line)
+        }
+        _ => match info.split_once(", ") {
+            Some((context, problem)) if context.starts_with("while parsing a block") => {
+                (problem.to_owned(), line.max(1) - 1)
+            }
+            Some((context, problem)) if context.starts_with("while ") => (problem.to_owned(), line),
+            _ => (info.to_owned(), line),
+        },
+    };
+    let unclosed = info.starts_with("unclosed bracket");
+    if line > 1 || unclosed || line == 1 && info.starts_with("while parsing a block") {
+        format!("yaml: line {line}: {problem}")
+    } else {
+        format!("yaml: {problem}")
+    }
 }
 
 #[derive(Default)]
@@ -72,7 +108,7 @@ enum Key {
 impl Builder {
     fn open(&mut self, open: Open, anchor: usize) -> Result<(), String> {
         if self.open.len() >= MAX_DEPTH {
-            return Err("yaml: exceeded max depth".to_owned());
+            return Err(format!("yaml: exceeded max depth of {MAX_DEPTH}"));
         }
         self.open.push((open, anchor, 1));
         Ok(())
@@ -329,5 +365,20 @@ mod tests {
         );
         assert!(to_json(b"a: [1\nb: }").is_err());
         assert!(to_json("[".repeat(10_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn complaints_are_worded_as_upstream_words_them() {
+        for (text, expected) in [
+            ("a: b: c", "mapping values are not allowed in this context"),
+            ("\"unterminated", "found unexpected end of stream"),
+            ("a: *x", "unknown anchor 'x' referenced"),
+            ("{a", "line 1: did not find expected ',' or '}'"),
+            ("@foo", "found character that cannot start any token"),
+            ("- - -\n -x", "line 1: did not find expected '-' indicator"),
+        ] {
+            let error = to_json(text.as_bytes()).err().unwrap();
+            assert_eq!(error, format!("yaml: {expected}"), "{text:?}");
+        }
     }
 }

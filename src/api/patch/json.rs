@@ -79,7 +79,7 @@ pub fn parse(body: &[u8], strict: bool) -> Result<(Vec<Operation>, Vec<String>),
     };
     if list.len() > MAX_OPERATIONS {
         let message = format!(
-            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             list.len()
         );
         return Err(Status::new(Reason::RequestEntityTooLarge, message));

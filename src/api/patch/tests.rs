@@ -189,7 +189,7 @@ fn malformed_patches_are_refused_as_upstream_does() {
         PatchType::Json,
         &many,
         413,
-        "The allowed maximum operations in a JSON patch is 10000, got 10001",
+        "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001",
     );
 }
 

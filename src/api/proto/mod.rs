@@ -26,6 +26,15 @@ pub enum ProtoError {
         "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"
     )]
     Magic,
+    /// Nothing at all.
+    #[error("empty data")]
+    Nothing,
+    /// The prefix alone.
+    #[error("empty body")]
+    Empty,
+    /// A length of more than 63 bits.
+    #[error("proto: negative length found during unmarshaling")]
+    Negative,
     /// Cut off.
     #[error("unexpected EOF")]
     End,
@@ -69,7 +78,14 @@ impl<'a> Envelope<'a> {
     ///
     /// Without the magic, or malformed.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ProtoError> {
-        let mut reader = read::Reader::new(bytes.strip_prefix(MAGIC).ok_or(ProtoError::Magic)?);
+        if bytes.is_empty() {
+            return Err(ProtoError::Nothing);
+        }
+        let message = bytes.strip_prefix(MAGIC).ok_or(ProtoError::Magic)?;
+        if message.is_empty() {
+            return Err(ProtoError::Empty);
+        }
+        let mut reader = read::Reader::new(message);
         let mut envelope = Self::default();
         while let Some((number, wire)) = reader.tag()? {
             match (number, wire) {

@@ -61,6 +61,9 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], ProtoError> {
+        if length > i64::MAX as u64 {
+            return Err(ProtoError::Negative);
+        }
         let length = usize::try_from(length).map_err(|_| ProtoError::End)?;
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(ProtoError::End)?;
         self.rest = rest;

@@ -34,7 +34,12 @@ impl<'a> Reader<'a> {
         self.next_item(first, b'{', b'}')
     }
 
-    pub(super) fn next_item(&mut self, first: &mut bool, open: u8, close: u8) -> Result<bool, Stop> {
+    pub(super) fn next_item(
+        &mut self,
+        first: &mut bool,
+        open: u8,
+        close: u8,
+    ) -> Result<bool, Stop> {
         self.space();
         if *first {
             debug_assert_eq!(self.peek(), Some(open));

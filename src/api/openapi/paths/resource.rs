@@ -7,7 +7,10 @@ use super::*;
 use crate::scheme::Resource;
 
 /// Every path of a resource.
-pub(in crate::openapi) fn of_resource(resource: &Resource, names: &Names<'_>) -> Vec<(String, Value)> {
+pub(in crate::openapi) fn of_resource(
+    resource: &Resource,
+    names: &Names<'_>,
+) -> Vec<(String, Value)> {
     let gvk = &resource.gvk;
     let titles = titles(&gvk.group, &gvk.version);
     let root = root(&gvk.group, &gvk.version);
