@@ -54,13 +54,12 @@ impl Plugin for RuntimeClass {
     ) -> Result<Vec<String>, Status> {
         let class = class(review, reader).await?;
         let own = &review.object["spec"]["overhead"];
-        match class.as_deref().map(|class| &class["overhead"]) {
-            Some(overhead) if overhead.is_object() => {
-                if !same(own, &overhead["podFixed"]) {
-                    return Err(review.forbidden(MISMATCH));
-                }
+        let fixed = class.as_deref().map(|class| &class["overhead"]);
+        match fixed.filter(|overhead| overhead.is_object()) {
+            Some(overhead) if !same(own, &overhead["podFixed"]) => {
+                return Err(review.forbidden(MISMATCH));
             }
-            _ if !own.is_null() => {
+            None if !own.is_null() => {
                 return Err(review.forbidden(
                     "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
                 ));

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{GroupResource, Status};
+use api::{GroupResource, Reason, Status};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Operation, Plugin, Reader, Review};
+use super::{Operation, Plugin, Reader, Review, is_core};
 
 /// Where a container finds its token.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -31,10 +31,11 @@ impl Plugin for ServiceAccount {
     }
 
     fn handles(&self, operation: Operation, resource: &GroupResource, subresource: &str) -> bool {
-        operation == Operation::Create
-            && resource.group.is_empty()
-            && resource.resource == "pods"
-            && subresource.is_empty()
+        is_core(resource, "pods")
+            && matches!(
+                (operation, subresource),
+                (Operation::Create, "") | (Operation::Update, "ephemeralcontainers")
+            )
     }
 
     async fn mutate(
@@ -42,6 +43,9 @@ impl Plugin for ServiceAccount {
         review: &mut Review<'_>,
         reader: &dyn Reader,
     ) -> Result<Vec<String>, Status> {
+        if review.operation == Operation::Update {
+            return Ok(Vec::new());
+        }
         if review.object["metadata"]["annotations"]
             .get(MIRROR)
             .is_some()
@@ -78,14 +82,68 @@ impl Plugin for ServiceAccount {
         {
             spec["imagePullSecrets"] = json!(secrets);
         }
-        if account["metadata"]["annotations"][ENFORCE]
-            .as_str()
-            .is_some_and(is_true)
-        {
+        if enforces(&account) {
             check_secrets(review, &account, &name)?;
         }
         Ok(Vec::new())
     }
+
+    async fn validate(
+        &self,
+        review: &Review<'_>,
+        reader: &dyn Reader,
+    ) -> Result<Vec<String>, Status> {
+        if review.operation != Operation::Update {
+            return Ok(Vec::new());
+        }
+        // A container that is added later sees no more secrets than the others.
+        let spec = &review.object["spec"];
+        let name = spec["serviceAccountName"].as_str().unwrap_or("");
+        let namespace = review.namespace;
+        if name.is_empty() {
+            return Err(review.forbidden(&format!(
+                "no service account specified for pod {namespace}/{}",
+                review.object_name()
+            )));
+        }
+        let account = find(reader, namespace, name).await?.ok_or_else(|| {
+            review.forbidden(&format!(
+                "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
+            ))
+        })?;
+        if !enforces(&account) {
+            return Ok(Vec::new());
+        }
+        for (secret, what) in container_secrets(spec, "ephemeralContainers", "ephemeral container")
+        {
+            if !lists(&account, "secrets", &secret) {
+                return Err(Status {
+                    code: 500,
+                    ..Status::new(
+                        Reason::Unknown,
+                        format!(
+                            "{what} is not allowed because service account {name} does not reference that secret"
+                        ),
+                    )
+                });
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// Whether an account's pods are held to the secrets it lists.
+fn enforces(account: &Value) -> bool {
+    account["metadata"]["annotations"][ENFORCE]
+        .as_str()
+        .is_some_and(is_true)
+}
+
+/// Whether an account names a secret in one of its lists.
+fn lists(account: &Value, list: &str, wanted: &str) -> bool {
+    account[list]
+        .as_array()
+        .is_some_and(|items| items.iter().any(|item| item["name"] == wanted))
 }
 
 /// The account; the default one is waited for, because a controller makes it
@@ -218,29 +276,33 @@ fn secrets(spec: &Value) -> Vec<(String, String)> {
             ));
         }
     }
-    for (list, what) in [
-        ("initContainers", "init container"),
-        ("containers", "container"),
-    ] {
-        for container in spec[list].as_array().into_iter().flatten() {
-            let own = container["name"].as_str().unwrap_or("");
-            for env in container["env"].as_array().into_iter().flatten() {
-                if let Some(name) = env["valueFrom"]["secretKeyRef"]["name"].as_str() {
-                    let variable = env["name"].as_str().unwrap_or("");
-                    found.push((name.to_owned(), format!(
+    found.extend(container_secrets(spec, "initContainers", "init container"));
+    found.extend(container_secrets(spec, "containers", "container"));
+    found
+}
+
+/// The same of one list of containers.
+fn container_secrets(spec: &Value, list: &str, what: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for container in spec[list].as_array().into_iter().flatten() {
+        let own = container["name"].as_str().unwrap_or("");
+        for env in container["env"].as_array().into_iter().flatten() {
+            if let Some(name) = env["valueFrom"]["secretKeyRef"]["name"].as_str() {
+                let variable = env["name"].as_str().unwrap_or("");
+                found.push((
+                    name.to_owned(),
+                    format!(
                         "{what} {own} with envVar {variable} referencing secret.secretName=\"{name}\""
-                    )));
-                }
+                    ),
+                ));
             }
-            for from in container["envFrom"].as_array().into_iter().flatten() {
-                if let Some(name) = from["secretRef"]["name"].as_str() {
-                    found.push((
-                        name.to_owned(),
-                        format!(
-                            "{what} {own} with envFrom referencing secret.secretName=\"{name}\""
-                        ),
-                    ));
-                }
+        }
+        for from in container["envFrom"].as_array().into_iter().flatten() {
+            if let Some(name) = from["secretRef"]["name"].as_str() {
+                found.push((
+                    name.to_owned(),
+                    format!("{what} {own} with envFrom referencing secret.secretName=\"{name}\""),
+                ));
             }
         }
     }
@@ -248,13 +310,8 @@ fn secrets(spec: &Value) -> Vec<(String, String)> {
 }
 
 fn check_secrets(review: &Review<'_>, account: &Value, name: &str) -> Result<(), Status> {
-    let lists = |list: &str, wanted: &str| {
-        account[list]
-            .as_array()
-            .is_some_and(|items| items.iter().any(|item| item["name"] == wanted))
-    };
     for (secret, what) in secrets(&review.object["spec"]) {
-        if !lists("secrets", &secret) {
+        if !lists(account, "secrets", &secret) {
             return Err(review.forbidden(&format!(
                 "{what} is not allowed because service account {name} does not reference that secret"
             )));
@@ -266,7 +323,7 @@ fn check_secrets(review: &Review<'_>, account: &Value, name: &str) -> Result<(),
         .flatten();
     for (index, secret) in pull.enumerate() {
         let secret = secret["name"].as_str().unwrap_or("");
-        if !lists("imagePullSecrets", secret) {
+        if !lists(account, "imagePullSecrets", secret) {
             return Err(review.forbidden(&format!(
                 "imagePullSecrets[{index}].name=\"{secret}\" is not allowed because service account {name} does not reference that imagePullSecret"
             )));

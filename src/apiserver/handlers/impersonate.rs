@@ -7,7 +7,7 @@ use api::Status;
 use http::HeaderMap;
 
 use super::{Context, check_access};
-use crate::access::{Attributes, User};
+use crate::access::{ANONYMOUS, Attributes, UNAUTHENTICATED, User};
 use crate::request::decode;
 
 const USER: &str = "impersonate-user";
@@ -74,6 +74,9 @@ pub(super) async fn impersonate(context: &Context<'_>) -> Result<Arc<User>, Stat
             "system:serviceaccounts".to_owned(),
             format!("system:serviceaccounts:{namespace}"),
         ];
+    }
+    if user.name == ANONYMOUS && user.groups.is_empty() {
+        user.groups = vec![UNAUTHENTICATED.to_owned()];
     }
     Ok(Arc::new(user.authenticated()))
 }

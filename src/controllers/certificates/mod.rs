@@ -60,13 +60,12 @@ impl State {
             return Ok(Action::Done);
         };
         let api = Api::<CertificateSigningRequest>::all(self.client.clone());
-        if let Some(credentials) = &self.credentials {
-            if self.approve(&request, &**credentials).await?
-                || self.sign(&api, &request, &**credentials).await?
-            {
-                // The change comes back as one.
-                return Ok(Action::Done);
-            }
+        if let Some(credentials) = &self.credentials
+            && (self.approve(&request, &**credentials).await?
+                || self.sign(&api, &request, &**credentials).await?)
+        {
+            // The change comes back as one.
+            return Ok(Action::Done);
         }
         let expires = |certificate: &[u8]| {
             let seconds = self.credentials.as_ref()?.not_after(certificate)?;

@@ -202,7 +202,7 @@ pub(super) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The names of the containers that `bad` finds.
-pub(super) fn names_of<'a>(pod: &'a Value, mut bad: impl FnMut(&Value) -> bool) -> Vec<&'a str> {
+pub(super) fn names_of(pod: &Value, mut bad: impl FnMut(&Value) -> bool) -> Vec<&str> {
     containers(pod)
         .filter(|container| bad(container))
         .map(name)
