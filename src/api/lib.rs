@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod custom;
 pub mod decode;
 pub mod default;
 pub mod field;
@@ -35,6 +36,6 @@ pub use field::{ErrorType, FieldError, Path};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use quantity::Quantity;
 pub use schema::{FieldRef, OwnedType, Scalar, Schema, Shape, StructRef, TypeRef};
-pub use scheme::{Resource, Scheme, Subresource, Verbs};
+pub use scheme::{Resource, Scheme, Subresource, Verbs, storage_version_hash};
 pub use selector::{FieldSelector, LabelSelector};
 pub use status::{Reason, Status};

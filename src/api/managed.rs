@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::meta;
 
-mod check;
+pub(crate) mod check;
 mod node;
 pub mod set;
 pub mod typed;

@@ -165,13 +165,19 @@ impl Resource {
 
     /// `storageVersionHash` of discovery: eight bytes of the hash of the stored kind, base64.
     pub fn storage_version_hash(&self) -> Option<String> {
-        use base64::Engine as _;
-        use sha2::Digest as _;
         let storage = self.storage.as_ref()?;
-        let text = format!("{}/{}/{}", storage.group, storage.version, self.gvk.kind);
-        let hash = sha2::Sha256::digest(text);
-        Some(base64::engine::general_purpose::STANDARD.encode(&hash[..8]))
+        let kind = GroupVersionKind::new(&*storage.group, &*storage.version, &*self.gvk.kind);
+        Some(storage_version_hash(&kind))
     }
+}
+
+/// `storageVersionHash` of what is stored as this kind.
+pub fn storage_version_hash(stored: &GroupVersionKind) -> String {
+    use base64::Engine as _;
+    use sha2::Digest as _;
+    let text = format!("{}/{}/{}", stored.group, stored.version, stored.kind);
+    let hash = sha2::Sha256::digest(text);
+    base64::engine::general_purpose::STANDARD.encode(&hash[..8])
 }
 
 impl Scheme {

@@ -14,6 +14,7 @@ pub mod table;
 mod value;
 
 mod admission;
+mod apiextensions;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -195,6 +196,7 @@ pub fn of(kind: &GroupKind) -> &'static dyn Kind {
     let name = &*kind.kind;
     let found = match &*kind.group {
         "" => core::of(name),
+        "apiextensions.k8s.io" => apiextensions::of(name),
         "apps" => apps::of(name),
         "batch" => batch::of(name),
         "autoscaling" => autoscaling::of(name),

@@ -131,12 +131,12 @@ fn untold(shape: &Shape, item: &Value) -> String {
 }
 
 /// A value as `%v` prints the wrapper it is in.
-pub(super) fn wrapped(value: &Value) -> String {
+pub(crate) fn wrapped(value: &Value) -> String {
     format!("&{{{}}}", go_print(value))
 }
 
 /// A value as `%#v` prints the wrapper it is in.
-pub(super) fn wrapped_syntax(value: &Value) -> String {
+pub(crate) fn wrapped_syntax(value: &Value) -> String {
     format!("&value.valueUnstructured{{Value:{}}}", go_syntax(value))
 }
 
@@ -161,7 +161,7 @@ fn go_syntax(value: &Value) -> String {
 }
 
 /// The Go type of a decoded value, as `%T` prints it.
-pub(super) fn go_type(value: &Value) -> &'static str {
+pub(crate) fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",

@@ -9,7 +9,7 @@ use crate::schema::{FieldRef, ListType, Scalar, Shape, StructRef, TypeRef};
 
 /// The two forms of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(crate) enum Dialect {
     /// OpenAPI v2: `#/definitions/`, no defaults.
     V2,
     /// OpenAPI v3: `#/components/schemas/`, defaults.
@@ -17,7 +17,7 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    pub(super) fn reference(self, name: &str) -> Value {
+    pub(crate) fn reference(self, name: &str) -> Value {
         let prefix = match self {
             Self::V2 => "#/definitions/",
             Self::V3 => "#/components/schemas/",

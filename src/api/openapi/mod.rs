@@ -17,7 +17,8 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value, json};
 use sha2::Digest as _;
 
-use self::definitions::{Definitions, Dialect};
+use self::definitions::Definitions;
+pub(crate) use self::definitions::Dialect;
 use self::describe::Descriptions;
 use self::paths::Names;
 use crate::schema::TypeRef;

@@ -153,6 +153,13 @@ impl Hub {
         (entry.revision == revision).then_some(entry)
     }
 
+    /// Ends the watches of a resource and reads it anew when it is next used.
+    pub(crate) fn forget(&self, prefix: &str) {
+        if let Some(cache) = self.caches.write().remove(prefix.as_bytes()) {
+            cache.end_watchers();
+        }
+    }
+
     /// How many objects each cached resource has.
     pub(crate) fn counts(&self) -> Vec<(String, usize)> {
         let caches = self.caches.read();

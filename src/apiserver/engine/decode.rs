@@ -9,7 +9,7 @@ use crate::http::{Format, content_format};
 use crate::registry::Call;
 
 /// The decoder's name of a format.
-fn wire(format: Format) -> decode::Format {
+pub(super) fn wire(format: Format) -> decode::Format {
     match format {
         Format::Json => decode::Format::Json,
         Format::Yaml => decode::Format::Yaml,
@@ -33,7 +33,10 @@ impl Engine {
         format: Format,
         bytes: &[u8],
     ) -> Result<Value, Status> {
-        let mut object = self.decode_kind(call, gvk, format, bytes)?;
+        let mut object = match &call.resource.custom {
+            Some(definition) => self.decode_custom(call, definition, format, bytes)?,
+            None => self.decode_kind(call, gvk, format, bytes)?,
+        };
         self.default(call, &mut object);
         Ok(self.in_storage_version(&call.resource, &call.version, object))
     }
@@ -61,6 +64,9 @@ impl Engine {
 
     /// Sets what the client left out.
     pub(crate) fn default(&self, call: &Call, object: &mut Value) {
+        if let Some(definition) = &call.resource.custom {
+            return definition.default(&call.version, object);
+        }
         let gvk = call.resource.gvk(&call.version);
         if let Some(ty) = self.scheme.type_of(&gvk) {
             api::default::apply(object, ty);

@@ -4,6 +4,7 @@
 //! Requests speak any served version; everything below works on the version
 //! an object is stored in, and this module goes between the two.
 
+mod custom;
 mod decode;
 mod patch;
 
@@ -121,6 +122,9 @@ impl Engine {
     pub(crate) fn manage(&self, call: &Call, live: &Value, new: &mut Value, now: &str) {
         let resource = &call.resource;
         let gvk = resource.gvk(&call.version);
+        if let Some(definition) = &resource.custom {
+            return self.manage_custom(call, definition, live, new, now);
+        }
         let Some(ty) = self.scheme.type_of(&gvk) else {
             return;
         };
@@ -167,7 +171,10 @@ impl Engine {
             manager: &call.manager,
             subresource: &call.subresource,
             now,
-            reset: call.resource.rules.reset_fields(&call.subresource),
+            reset: match &call.resource.custom {
+                Some(it) => it.reset_fields(&call.version, &call.subresource),
+                None => call.resource.rules.reset_fields(&call.subresource),
+            },
         }
     }
 
@@ -201,6 +208,11 @@ impl Engine {
         version: &str,
         mut object: Value,
     ) -> Value {
+        if let Some(definition) = &resource.custom {
+            definition.from_storage(&mut object);
+            definition.convert(version, &mut object);
+            return object;
+        }
         if version != resource.storage_version {
             let gvk = resource.gvk(version);
             let to = gvk.group_version().to_string();
@@ -217,7 +229,8 @@ impl Engine {
         version: &str,
         mut object: Value,
     ) -> Value {
-        if version != resource.storage_version {
+        // Custom resources are handled in the request's version.
+        if version != resource.storage_version && resource.custom.is_none() {
             let from = resource.gvk(version).group_version().to_string();
             let to = resource.codec.api_version();
             api::kinds::convert(&mut object, &from, to);

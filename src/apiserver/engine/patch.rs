@@ -69,6 +69,11 @@ impl<'a> Patch<'a> {
         gvk: &GroupVersionKind,
         object: &Value,
     ) -> Result<Value, Status> {
+        if let Some(definition) = &call.resource.custom {
+            return self
+                .engine
+                .patch_custom(call, definition, self.kind, object, self.body);
+        }
         let ty = self.engine.type_of(gvk)?;
         let patched = patch::apply(self.kind, object, self.body, ty, call.validation())?;
         call.warn(patched.warnings);
@@ -113,7 +118,6 @@ impl<'a> Patch<'a> {
             FieldValidation::Warn => call.warn(problems),
             _ => {}
         }
-        let ty = self.engine.type_of(gvk)?;
         let api_version = gvk.group_version().to_string();
         if config["apiVersion"] != api_version || config["kind"] != gvk.kind {
             return Err(Status::bad_request(format!(
@@ -122,6 +126,11 @@ impl<'a> Patch<'a> {
             )));
         }
         let now = now();
+        if let Some(definition) = &call.resource.custom {
+            let write = self.engine.write(call, &api_version, &now);
+            return super::custom::apply(call, definition, live, &config, self.force, &write);
+        }
+        let ty = self.engine.type_of(gvk)?;
         let object = api::apply::apply(
             &Node::from(ty),
             live,

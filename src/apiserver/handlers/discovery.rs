@@ -9,8 +9,10 @@ use crate::http::{Output, Response, accept, json_value, not_found_page, object, 
 
 /// Groups with the versions that are served, in discovery's order.
 pub(crate) fn groups(context: &Context<'_>) -> Vec<(String, Vec<String>)> {
-    let scheme = context.server.inner.registry.engine.scheme;
-    scheme
+    let registry = &context.server.inner.registry;
+    let scheme = registry.engine.scheme;
+    let mut customs = registry.customs.groups();
+    let mut groups: Vec<(String, Vec<String>)> = scheme
         .groups()
         .iter()
         .map(|group| {
@@ -23,12 +25,33 @@ pub(crate) fn groups(context: &Context<'_>) -> Vec<(String, Vec<String>)> {
             (group.name.clone(), versions)
         })
         .filter(|(_, versions)| !versions.is_empty())
-        .collect()
+        .collect();
+    for (name, versions) in &mut groups {
+        let more = customs.remove(name).unwrap_or_default();
+        for version in more {
+            if !versions.contains(&version) {
+                versions.push(version);
+            }
+        }
+    }
+    groups.extend(
+        customs
+            .into_iter()
+            .filter(|(_, versions)| !versions.is_empty()),
+    );
+    groups
 }
 
 /// Whether any version of a group is served.
 pub(crate) fn knows(context: &Context<'_>, group: &str) -> bool {
-    groups(context).iter().any(|(name, _)| name == group)
+    let scheme = context.server.inner.registry.engine.scheme;
+    scheme.groups().iter().any(|it| {
+        it.name == group
+            && it
+                .versions
+                .iter()
+                .any(|version| is_served(scheme, group, version))
+    })
 }
 
 fn is_served(scheme: &Scheme, group: &str, version: &str) -> bool {
@@ -98,10 +121,16 @@ fn group_value(name: &str, versions: &[String]) -> Value {
 
 fn resource_list(context: &Context<'_>, output: &Output, group: &str, version: &str) -> Response {
     let scheme = context.server.inner.registry.engine.scheme;
-    if !is_served(scheme, group, version) {
+    let customs = context
+        .server
+        .inner
+        .registry
+        .customs
+        .discovered(group, version);
+    if !is_served(scheme, group, version) && customs.is_empty() {
         return write_status(&super::paths::not_found(), output);
     }
-    let mut list = Vec::new();
+    let mut list = customs;
     for resource in scheme.resources().iter().filter(|resource| {
         resource.served_by_default && resource.gvk.group == group && resource.gvk.version == version
     }) {
@@ -164,7 +193,8 @@ fn aggregated(context: &Context<'_>, core: bool) -> Option<Response> {
             _ => None,
         }
     })?;
-    let scheme = context.server.inner.registry.engine.scheme;
+    let registry = &context.server.inner.registry;
+    let scheme = registry.engine.scheme;
     let items: Vec<Value> = groups(context)
         .iter()
         .filter(|(name, _)| name.is_empty() == core)
@@ -172,10 +202,12 @@ fn aggregated(context: &Context<'_>, core: bool) -> Option<Response> {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
+                    let mut resources = discovery_resources(scheme, name, version);
+                    resources.extend(registry.customs.aggregated(name, version));
                     json!({
                         "version": version,
                         "freshness": "Current",
-                        "resources": discovery_resources(scheme, name, version),
+                        "resources": resources,
                     })
                 })
                 .collect();

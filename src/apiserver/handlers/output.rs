@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::Status;
+use api::custom::TableColumn;
 use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Map, Value, json};
@@ -64,6 +65,8 @@ impl View {
         self.output.format == Format::Json
             && self.output.shape == Shape::Object
             && self.version == self.resource.storage_version
+            // What is stored may be older than the schema.
+            && self.resource.custom.is_none()
     }
 
     /// The object in the client's version.
@@ -103,10 +106,15 @@ impl View {
     pub(crate) fn table(&self, metadata: Value, objects: Vec<Value>, headers: bool) -> Value {
         let rules = self.resource.rules;
         let now = jiff::Timestamp::now().as_second();
+        let custom = self.resource.custom.as_ref();
+        let custom = custom.and_then(|it| it.version(&self.version));
         let rows: Vec<Value> = objects
             .into_iter()
             .map(|value| {
-                let cells = rules.cells(&value, now);
+                let cells = match custom {
+                    Some(version) => TableColumn::cells(&version.columns, &value, now),
+                    None => rules.cells(&value, now),
+                };
                 let mut row = Map::new();
                 row.insert("cells".into(), cells.into());
                 let conditions = rules.row_conditions(&value);
@@ -127,7 +135,9 @@ impl View {
                 Value::Object(row)
             })
             .collect();
-        let columns: Value = if headers {
+        let columns: Value = if let (true, Some(version)) = (headers, custom) {
+            TableColumn::headers(&version.columns)
+        } else if headers {
             rules
                 .columns()
                 .iter()
@@ -205,7 +215,11 @@ fn list_metadata(list: &ListResult) -> Value {
 /// A list.
 pub(crate) fn list(context: &Context<'_>, view: &View, list: ListResult) -> Response {
     let engine = &context.server.inner.registry.engine;
-    let metadata = list_metadata(&list);
+    let mut metadata = list_metadata(&list);
+    if view.resource.custom.is_some() && view.output.shape == Shape::Object {
+        // Lists without a type always say so.
+        metadata["continue"] = list.token.clone().into();
+    }
     if view.is_verbatim() && !view.output.pretty {
         return verbatim_list(view, &metadata, list.entries);
     }
@@ -232,8 +246,12 @@ pub(crate) fn list(context: &Context<'_>, view: &View, list: ListResult) -> Resp
                     value
                 })
                 .collect();
+            let custom = view.resource.custom.as_ref();
             json!({
-                "kind": format!("{}List", view.resource.kind.kind),
+                "kind": custom.map_or_else(
+                    || format!("{}List", view.resource.kind.kind),
+                    |it| it.list_kind.clone(),
+                ),
                 "apiVersion": view.resource.gvk(&view.version).group_version().to_string(),
                 "metadata": metadata,
                 "items": items,

@@ -16,6 +16,11 @@ pub(crate) async fn handle(context: &Context<'_>, body: RequestBody) -> Result<R
     let Some(verbs) = registry
         .engine
         .served(&info.group, &info.version, &info.resource)
+        .or_else(|| {
+            registry
+                .customs
+                .served(&info.group, &info.version, &info.resource)
+        })
     else {
         return if super::discovery::knows(context, &info.group) {
             Err(not_found())
@@ -43,7 +48,9 @@ pub(crate) async fn handle(context: &Context<'_>, body: RequestBody) -> Result<R
     let Some(resource) = registry.resource(&info.group, &info.resource) else {
         return Ok(not_found_page());
     };
-    let output = accept(&context.parts.headers, context.query, true, true)?;
+    // Custom resources have no form in protobuf.
+    let protobuf = resource.custom.is_none();
+    let output = accept(&context.parts.headers, context.query, protobuf, true)?;
     let view = View::new(context, resource, output)?;
     let collection = info.name.is_empty() || field_named(context);
     let method = &context.parts.method;

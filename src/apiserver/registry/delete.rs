@@ -329,6 +329,16 @@ fn plan(call: &Call, options: &DeleteOptions, old: &Value) -> Step {
     if call.resource.is("", "namespaces") {
         return namespace_step(object, options, call, now);
     }
+    if super::create::is_definition(&call.resource)
+        && old["metadata"]["deletionTimestamp"].is_null()
+    {
+        set_finalizers(call, options, &mut object);
+        crate::customs::mark_deleted(&mut object, &base::time::rfc3339(now));
+        return Step::Mark {
+            object,
+            then_delete: false,
+        };
+    }
     set_finalizers(call, options, &mut object);
     let pending = has_items(&object["metadata"]["finalizers"]);
     match grace {

@@ -35,6 +35,7 @@ use crate::access::User;
 use crate::admission::{Chain, Operation, Review};
 use crate::alloc::Allocators;
 use crate::cache::{Cache, Hub};
+use crate::customs::Customs;
 use crate::engine::Engine;
 
 /// Everything about one call that the layers below HTTP need.
@@ -118,6 +119,7 @@ pub(crate) struct Registry {
     pub(crate) engine: Engine,
     pub(crate) admission: RwLock<Chain>,
     pub(crate) allocators: Allocators,
+    pub(crate) customs: Customs,
     resources: RwLock<HashMap<GroupResource, Arc<Resource>>>,
     parsed: read::Parsed,
 }
@@ -134,6 +136,7 @@ impl Registry {
             engine,
             admission: RwLock::default(),
             allocators,
+            customs: Customs::default(),
             resources: RwLock::new(resources),
             parsed: read::Parsed::default(),
         }
@@ -148,6 +151,7 @@ impl Registry {
                 resource: resource.to_owned(),
             })
             .cloned()
+            .or_else(|| self.customs.resource(group, resource))
     }
 
     /// The loaded cache of a resource.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::custom::Definition;
 use api::kinds::Kind;
 use api::{GroupKind, GroupResource, GroupVersionKind, Status};
 
@@ -22,6 +23,8 @@ pub(crate) struct Resource {
     pub strategy: Strategy,
     /// Items of its lists leave out kind and version, as typed ones do.
     pub is_builtin: bool,
+    /// The definition of a custom resource.
+    pub custom: Option<Arc<Definition>>,
 }
 
 impl Resource {
@@ -52,6 +55,7 @@ impl Resource {
                 format!("{}/{}", storage.group, storage.version)
             },
             is_builtin: true,
+            custom: None,
             group_resource,
             kind,
             namespaced,

@@ -198,7 +198,7 @@ fn webhook(hook: &Value, mutating: bool, at: &Path, errors: &mut Errors) {
     }
 }
 
-fn client(config: &Value, at: &Path, errors: &mut Errors) {
+pub(super) fn client(config: &Value, at: &Path, errors: &mut Errors) {
     let (url, service) = (config["url"].as_str(), &config["service"]);
     match (url, service.is_object()) {
         (Some(url), false) => {

@@ -15,6 +15,7 @@ mod volume_kinds;
 mod volume_source;
 
 pub(super) mod admission;
+pub(super) mod apiextensions;
 pub(super) mod apps;
 pub(super) mod autoscaling;
 pub(super) mod batch;
@@ -26,6 +27,7 @@ pub(super) mod discovery;
 pub(super) mod dynamic;
 pub(super) mod event;
 pub(super) mod flowcontrol;
+pub(super) mod json_schema;
 pub(super) mod networking;
 pub(super) mod pod;
 pub(super) mod pod_update;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod admission;
+mod custom;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
