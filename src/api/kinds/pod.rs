@@ -18,6 +18,13 @@ const STATUS_KEEPS: &[&[&str]] = &[
     &["metadata", "ownerReferences"],
 ];
 
+/// Lists of statuses of containers.
+const STATUSES: [&str; 3] = [
+    "containerStatuses",
+    "initContainerStatuses",
+    "ephemeralContainerStatuses",
+];
+
 impl Kind for Pod {
     fn plan(&self) -> Plan {
         Plan {
@@ -56,6 +63,18 @@ impl Kind for Pod {
                     restore(new, old, &["status", "qosClass"]);
                 }
                 keep_observed_generations(new, old);
+                // Behind a gate that is off, as are digests of image volumes.
+                remove(
+                    object(new, "status"),
+                    "nodeAllocatableResourceClaimStatuses",
+                );
+                for kind in STATUSES {
+                    each(object(new, "status"), kind, |status| {
+                        each(status, "volumeMounts", |mount| {
+                            remove(mount, "volumeStatus")
+                        });
+                    });
+                }
             }
             "ephemeralcontainers" => {
                 let containers = new["spec"]["ephemeralContainers"].clone();
@@ -89,7 +108,7 @@ impl Kind for Pod {
             "" => validate::pod_update::pod_update(new, old),
             "ephemeralcontainers" => validate::pod_update::ephemeral_update(new, old),
             "resize" => validate::pod_update::resize(new, old),
-            _ => validate::pod_update::status_update(new, old),
+            _ => validate::pod_status::status_update(new, old),
         }
     }
 

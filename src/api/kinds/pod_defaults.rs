@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::value::{blank, default, default_zero, each, int, object, text, within};
+use super::value::{blank, default, default_zero, each, int, object, remove, text, within};
 use crate::Quantity;
 
 /// `SetDefaults_Pod` and the defaults of its spec.
@@ -99,6 +99,8 @@ pub(super) fn spec(spec: &mut Value) {
         each(spec, name, container);
     }
     each(spec, "volumes", volume);
+    // Behind a gate that is off.
+    remove(spec, "schedulingGroup");
     for name in ["limits", "requests"] {
         within(spec, "resources", |resources| quantities(resources, name));
     }
@@ -118,7 +120,22 @@ pub(super) fn quantities(value: &mut Value, name: &str) {
     });
 }
 
+/// Signals that end containers are behind a gate that is off.
+fn drop_stop_signal(container: &mut Value) {
+    let lifecycle = &mut container["lifecycle"];
+    if lifecycle["stopSignal"].is_null() {
+        return;
+    }
+    remove(lifecycle, "stopSignal");
+    if lifecycle["postStart"].is_null() && lifecycle["preStop"].is_null() {
+        remove(container, "lifecycle");
+    }
+}
+
 fn container(container: &mut Value) {
+    if container["lifecycle"].is_object() {
+        drop_stop_signal(container);
+    }
     let policy = pull_policy(text(container, "image"));
     default(container, "imagePullPolicy", policy);
     default(container, "terminationMessagePath", "/dev/termination-log");

@@ -108,7 +108,14 @@ pub(super) fn init_containers(spec: &Value, pod: &Pod<'_>, path: &Path, errors: 
     for (at, container) in indexed(spec, "initContainers", path) {
         common_rules(container, pod, &at, errors);
         let policy = container["restartPolicy"].as_str();
-        restart_policy(container, &at, errors);
+        if policy.is_some() {
+            restart_policy(container, &at, errors);
+        } else if !list(container, "restartPolicyRules").is_empty() {
+            errors.push(FieldError::required(
+                &at.child("restartPolicy"),
+                "must specify restartPolicy when restart rules are used",
+            ));
+        }
         let name = text(container, "name");
         if seen.contains(name) {
             errors.push(FieldError::duplicate(&at.child("name"), name));
@@ -162,14 +169,17 @@ pub(super) fn ephemeral_containers(spec: &Value, pod: &Pod<'_>, path: &Path, err
                 target,
             ));
         }
+        // In the order of upstream's type.
         for name in [
             "ports",
+            "resources",
+            "resizePolicy",
+            "restartPolicy",
+            "restartPolicyRules",
             "livenessProbe",
             "readinessProbe",
             "startupProbe",
             "lifecycle",
-            "resizePolicy",
-            "restartPolicyRules",
         ] {
             if !crate::kinds::value::blank(&container[name]) {
                 errors.push(FieldError::forbidden(
@@ -177,12 +187,6 @@ pub(super) fn ephemeral_containers(spec: &Value, pod: &Pod<'_>, path: &Path, err
                     "cannot be set for an Ephemeral Container",
                 ));
             }
-        }
-        if !crate::kinds::value::blank(&container["resources"]) {
-            errors.push(FieldError::forbidden(
-                &at.child("resources"),
-                "cannot be set for an Ephemeral Container",
-            ));
         }
         for (at, mount) in indexed(container, "volumeMounts", &at) {
             for name in ["subPath", "subPathExpr"] {
@@ -501,6 +505,37 @@ fn file_key(reference: &Value, at: &Path, errors: &mut Errors) {
     }
 }
 
+/// `validateFileKeyRefVolumes`: files of variables lie in empty directories.
+pub(super) fn file_volumes(spec: &Value, path: &Path, errors: &mut Errors) {
+    for kind in ["initContainers", "containers", "ephemeralContainers"] {
+        for (at, container) in indexed(spec, kind, path) {
+            for (at, variable) in indexed(container, "env", &at) {
+                let reference = &variable["valueFrom"]["fileKeyRef"];
+                if !reference.is_object() {
+                    continue;
+                }
+                let name = text(reference, "volumeName");
+                let at = at
+                    .child("valueFrom")
+                    .child("fileKeyRef")
+                    .child("volumeName");
+                let volumes = list(spec, "volumes");
+                match volumes.iter().rfind(|volume| text(volume, "name") == name) {
+                    None => errors.push(FieldError::not_found(&at, name)),
+                    Some(volume) if !volume["emptyDir"].is_object() => {
+                        errors.push(FieldError::invalid(
+                            &at,
+                            name,
+                            "referenced volume must be of type emptyDir",
+                        ));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+}
+
 fn mounts(container: &Value, pod: &Pod<'_>, at: &Path, errors: &mut Errors) {
     let devices = list(container, "volumeDevices");
     let path = at.child("volumeMounts");
@@ -622,6 +657,21 @@ fn mounts(container: &Value, pod: &Pod<'_>, at: &Path, errors: &mut Errors) {
                 "can not contain backsteps ('..')",
             ));
         }
+        let mounts = list(container, "volumeMounts");
+        if mounts.iter().any(|mount| mount["name"] == name) {
+            errors.push(FieldError::invalid(
+                &at.child("name"),
+                name,
+                "must not already exist in volumeMounts",
+            ));
+        }
+        if mounts.iter().any(|mount| mount["mountPath"] == target) {
+            errors.push(FieldError::invalid(
+                &at.child("devicePath"),
+                target,
+                "must not already exist as a path in volumeMounts",
+            ));
+        }
     }
 }
 
@@ -687,13 +737,20 @@ pub(super) fn resources(
 }
 
 /// `validateResourceClaimNames`.
-fn claim_names(resources: &Value, claims: &BTreeSet<String>, at: &Path, errors: &mut Errors) {
+pub(super) fn claim_names(
+    resources: &Value,
+    claims: &BTreeSet<String>,
+    at: &Path,
+    errors: &mut Errors,
+) {
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for (at, claim) in indexed(resources, "claims", at) {
         let (name, request) = (text(claim, "name"), text(claim, "request"));
         if name.is_empty() {
             errors.push(FieldError::required(&at, ""));
-        } else if seen.contains(name) {
+            continue;
+        }
+        if seen.contains(name) {
             errors.push(FieldError::duplicate(&at, name));
         } else {
             let mut key = name.to_owned();
@@ -739,36 +796,29 @@ fn broken_page(name: &str, value: &Value, at: &Path) -> Option<FieldError> {
     })
 }
 
+/// `validateResizePolicy`.
 fn resize_policy(container: &Value, pod: &Pod<'_>, at: &Path, errors: &mut Errors) {
     let path = at.child("resizePolicy");
     let mut seen = BTreeSet::new();
-    for policy in list(container, "resizePolicy") {
-        let name = text(policy, "resourceName");
+    for (at, policy) in indexed(container, "resizePolicy", at) {
+        let (name, restart) = (text(policy, "resourceName"), text(policy, "restartPolicy"));
         if !seen.insert(name) {
-            errors.push(FieldError::duplicate(&path, name));
+            errors.push(FieldError::duplicate(&at, name));
         }
-        if !matches!(name, "cpu" | "memory" | "") {
-            errors.push(FieldError::not_supported(&path, name, &["cpu", "memory"]));
-        } else if name.is_empty() {
-            errors.push(FieldError::required(&path, ""));
-        }
-        match text(policy, "restartPolicy") {
-            "" => errors.push(FieldError::required(&path, "")),
-            "NotRequired" => {}
-            "RestartContainer" => {
-                if pod.restart_policy == "Never" {
-                    errors.push(FieldError::invalid(
-                        &path,
-                        "RestartContainer",
-                        "must be 'NotRequired' when `restartPolicy` is 'Never'",
-                    ));
-                }
+        let restarts = ["NotRequired", "RestartContainer"];
+        for (value, known) in [(name, ["cpu", "memory"]), (restart, restarts)] {
+            if value.is_empty() {
+                errors.push(FieldError::required(&path, ""));
+            } else if !known.contains(&value) {
+                errors.push(FieldError::not_supported(&path, value, &known));
             }
-            other => errors.push(FieldError::not_supported(
+        }
+        if pod.restart_policy == "Never" && restart != "NotRequired" {
+            errors.push(FieldError::invalid(
                 &path,
-                other,
-                &["NotRequired", "RestartContainer"],
-            )),
+                restart,
+                "must be 'NotRequired' when pod `restartPolicy` is 'Never'",
+            ));
         }
     }
 }
@@ -898,6 +948,7 @@ fn security_context(container: &Value, pod: &Pod<'_>, at: &Path, errors: &mut Er
             ));
         }
     }
+    super::windows::options(context, at, errors);
     app_armor(
         &context["appArmorProfile"],
         &at.child("appArmorProfile"),

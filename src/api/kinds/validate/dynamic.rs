@@ -68,6 +68,18 @@ fn exact(request: &Value, at: &Path, errors: &mut Errors) {
     }
 }
 
+/// What one driver alone understands.
+fn opaque(entry: &Value, at: &Path, errors: &mut Errors) {
+    let (opaque, at) = (&entry["opaque"], at.child("opaque"));
+    if opaque.is_object() {
+        let driver = text(opaque, "driver");
+        errors.extend(name(driver, names::dns_subdomain, &at.child("driver")));
+        if opaque["parameters"].is_null() {
+            errors.push(FieldError::required(&at.child("parameters"), ""));
+        }
+    }
+}
+
 /// `validateResourceClaimSpec`.
 fn claim_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     let devices = &spec["devices"];
@@ -125,16 +137,8 @@ fn claim_spec(spec: &Value, path: &Path, errors: &mut Errors) {
                     ));
                 }
             }
-            if kind == "config" && entry["opaque"].is_object() {
-                let at = at.child("opaque");
-                errors.extend(name(
-                    text(&entry["opaque"], "driver"),
-                    names::dns_subdomain,
-                    &at.child("driver"),
-                ));
-                if entry["opaque"]["parameters"].is_null() {
-                    errors.push(FieldError::required(&at.child("parameters"), ""));
-                }
+            if kind == "config" {
+                opaque(entry, &at, errors);
             }
         }
     }
@@ -183,6 +187,9 @@ pub(in crate::kinds) fn class(class: &Value) -> Errors {
         if !selector["cel"].is_object() {
             errors.push(FieldError::required(&at.child("cel"), ""));
         }
+    }
+    for (at, entry) in indexed(&class["spec"], "config", &path) {
+        opaque(entry, &at, &mut errors);
     }
     let resource = &class["spec"]["extendedResourceName"];
     if let Some(resource) = resource.as_str()

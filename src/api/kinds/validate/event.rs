@@ -162,7 +162,15 @@ pub(in crate::kinds) fn event_update(new: &Value, old: &Value, core: bool) -> Er
         ("reportingComponent", "reportingController"),
         ("reportingInstance", "reportingInstance"),
     ] {
-        errors.extend(common::immutable(&new[name], &old[name], &Path::new(shown)));
+        let mut error = common::immutable(&new[name], &old[name], &Path::new(shown));
+        if let Some(error) = error
+            .as_mut()
+            .filter(|_| name != shown && new[name].is_null())
+        {
+            // No field of the type has the name shown.
+            error.value = "".into();
+        }
+        errors.extend(error);
     }
     errors
 }

@@ -13,6 +13,7 @@ mod common;
 mod container;
 mod volume_kinds;
 mod volume_source;
+mod windows;
 
 pub(super) mod admission;
 pub(super) mod apiextensions;
@@ -30,6 +31,7 @@ pub(super) mod flowcontrol;
 pub(super) mod json_schema;
 pub(super) mod networking;
 pub(super) mod pod;
+pub(super) mod pod_status;
 pub(super) mod pod_update;
 pub(super) mod policy;
 pub(super) mod quota;

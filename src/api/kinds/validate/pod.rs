@@ -92,7 +92,7 @@ fn spec(spec: &Value, name: &str, is_pod: bool, path: &Path) -> Vec<FieldError> 
     }
     let volumes = volume_source::volumes(spec, name, &path.child("volumes"), &mut errors);
     let claims = resource_claims(spec, path, &mut errors);
-    pod_resources(spec, path, &mut errors);
+    pod_resources(spec, &claims, path, &mut errors);
     let holder = Holder {
         volumes: &volumes,
         claims: &claims,
@@ -153,6 +153,7 @@ fn spec(spec: &Value, name: &str, is_pod: bool, path: &Path) -> Vec<FieldError> 
         }
     }
     super::affinity::spread_constraints(spec, path, &mut errors);
+    super::windows::host_processes(spec, path, &mut errors);
     host_users(spec, path, &mut errors);
     hostname_override(spec, path, &mut errors);
     let check = |name: &str, rule: fn(&str) -> Vec<String>, errors: &mut Vec<FieldError>| {
@@ -208,11 +209,17 @@ fn spec(spec: &Value, name: &str, is_pod: bool, path: &Path) -> Vec<FieldError> 
         common::resource_list(&spec["overhead"], &at, &mut errors);
     }
     operating_system(spec, path, &mut errors);
+    container::file_volumes(spec, path, &mut errors);
     errors
 }
 
 /// `validatePodResources`: what the pod as a whole may ask for.
-fn pod_resources(spec: &Value, path: &Path, errors: &mut Vec<FieldError>) {
+fn pod_resources(
+    spec: &Value,
+    claims: &BTreeSet<String>,
+    path: &Path,
+    errors: &mut Vec<FieldError>,
+) {
     let resources = &spec["resources"];
     if !resources.is_object() {
         return;
@@ -259,6 +266,7 @@ fn pod_resources(spec: &Value, path: &Path, errors: &mut Vec<FieldError>) {
             }
         }
     }
+    container::claim_names(resources, claims, &at, errors);
 }
 
 /// Names of the pod's resource claims.
@@ -360,6 +368,7 @@ fn security_context(spec: &Value, path: &Path, errors: &mut Vec<FieldError>) {
         &path.child("seccompProfile"),
         errors,
     );
+    super::windows::options(context, path, errors);
     container::app_armor(
         &context["appArmorProfile"],
         &path.child("appArmorProfile"),

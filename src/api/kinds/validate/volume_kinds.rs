@@ -312,7 +312,9 @@ pub(super) fn template_metadata(metadata: &Value, at: &Path) -> Errors {
         "managedFields",
     ] {
         if !crate::kinds::value::blank(&metadata[name]) && metadata[name] != 0 {
-            errors.push(FieldError::forbidden(&at.child(name), "cannot be set"));
+            // Upstream's path, which is not the field's name.
+            let shown = if name == "uid" { "uID" } else { name };
+            errors.push(FieldError::forbidden(&at.child(shown), "cannot be set"));
         }
     }
     errors
