@@ -15,7 +15,7 @@ mod alloc;
 mod bootstrap;
 mod cache;
 mod config;
-mod customs;
+mod custom;
 mod engine;
 mod handlers;
 mod http;
@@ -57,24 +57,16 @@ impl Task {
         let pump = inner.registry.hub.clone().run(stop.clone());
         let bootstrap = async {
             if stop.guard(bootstrap::run(&self.server)).await.is_some() {
-                // What was served before a restart is served from the start.
-                if let Some(Err(status)) = stop.guard(customs::serve_all(&inner.registry)).await {
-                    tracing::warn!(error = %status.message, "definitions of custom resources");
-                }
                 inner.ready.send_replace(true);
             }
             stop.triggered().await;
             inner.stopping.store(true, Ordering::Release);
             inner.registry.hub.close();
         };
-        let customs = async {
-            if stop.guard(self.server.ready()).await.is_some() {
-                customs::run(inner.registry.clone(), stop.clone()).await;
-            }
-        };
+        let definitions = custom::run(self.server.clone(), stop.clone());
         let store = inner.registry.hub.store().clone();
         let compaction = store::compact_regularly(store, COMPACTION_INTERVAL, stop.clone());
-        tokio::join!(pump, bootstrap, customs, compaction);
+        tokio::join!(pump, bootstrap, compaction, definitions);
         inner.tasks.stop(DRAIN).await;
     }
 }

@@ -157,6 +157,12 @@ pub trait Kind: Sync {
         Vec::new()
     }
 
+    /// Fields as those of [`Kind::selectable_fields`] that a definition names,
+    /// not the program.
+    fn declared_fields(&self, _object: &Value) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Whether a request may select by this field.
     fn selects_by(&self, field: &str) -> bool {
         self.selectable_fields(&Value::Null)

@@ -6,6 +6,7 @@
 //! custom ones of the same form. Descriptions are those of the `k8s-openapi`
 //! crate.
 
+mod custom;
 mod definitions;
 mod describe;
 mod paths;
@@ -17,8 +18,8 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value, json};
 use sha2::Digest as _;
 
-use self::definitions::Definitions;
-pub(crate) use self::definitions::Dialect;
+pub use self::custom::Custom;
+use self::definitions::{Definitions, Dialect};
 use self::describe::Descriptions;
 use self::paths::Names;
 use crate::schema::TypeRef;
@@ -86,6 +87,30 @@ pub fn write_v3<'a>(
     builder.finish(Dialect::V3, out)
 }
 
+/// Writes the v3 document of one group and version of custom resources as JSON.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write_v3_custom<'a>(
+    group: &str,
+    version: &str,
+    customs: impl IntoIterator<Item = &'a Custom>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut builder = Builder::new();
+    builder.group(group, version);
+    let core = (String::new(), "v1".to_owned());
+    builder.group_versions.retain(|it| *it == core);
+    builder
+        .group_versions
+        .push((group.to_owned(), version.to_owned()));
+    for custom in customs {
+        builder.custom(custom);
+    }
+    builder.finish(Dialect::V3, out)
+}
+
 /// Writes the v3 document of one of discovery's own paths as JSON: `api`,
 /// `apis`, `apis/GROUP` or `version`. False if it is none of them.
 ///
@@ -108,9 +133,10 @@ pub fn write_v3_discovery(path: &str, out: &mut dyn Write) -> io::Result<bool> {
 /// Those of `out`.
 pub fn write_v2<'a>(
     resources: impl IntoIterator<Item = &'a Resource>,
+    customs: impl IntoIterator<Item = &'a Custom>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    all(resources).finish(Dialect::V2, out)
+    all(resources, customs).finish(Dialect::V2, out)
 }
 
 /// Writes the v2 document as [`V2_PROTOBUF`].
@@ -120,12 +146,16 @@ pub fn write_v2<'a>(
 /// Those of `out`.
 pub fn write_v2_protobuf<'a>(
     resources: impl IntoIterator<Item = &'a Resource>,
+    customs: impl IntoIterator<Item = &'a Custom>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    all(resources).finish_protobuf(out)
+    all(resources, customs).finish_protobuf(out)
 }
 
-fn all<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> Builder<'a> {
+fn all<'a>(
+    resources: impl IntoIterator<Item = &'a Resource>,
+    customs: impl IntoIterator<Item = &'a Custom>,
+) -> Builder<'a> {
     let mut builder = Builder::new();
     let mut seen = Vec::new();
     for resource in resources {
@@ -139,6 +169,12 @@ fn all<'a>(resources: impl IntoIterator<Item = &'a Resource>) -> Builder<'a> {
         }
         builder.resource(resource);
     }
+    for custom in customs {
+        let gvk = &custom.resource.gvk;
+        builder.group(&gvk.group, &gvk.version);
+        builder.discovery(&format!("apis/{}", gvk.group));
+        builder.custom(custom);
+    }
     for path in ["api", "apis", "version"] {
         builder.discovery(path);
     }
@@ -149,6 +185,7 @@ struct Builder<'a> {
     definitions: Definitions<'a>,
     paths: Vec<(String, Value)>,
     group_versions: Vec<(String, String)>,
+    customs: Vec<&'a Custom>,
 }
 
 impl<'a> Builder<'a> {
@@ -158,6 +195,7 @@ impl<'a> Builder<'a> {
             definitions: Definitions::default(),
             paths: Vec::new(),
             group_versions,
+            customs: Vec::new(),
         }
     }
 
@@ -222,6 +260,43 @@ impl<'a> Builder<'a> {
         self.paths.extend(paths::of_resource(resource, &names));
     }
 
+    fn custom(&mut self, custom: &'a Custom) {
+        for name in [
+            "WatchEvent",
+            "DeleteOptions",
+            "Status",
+            "Patch",
+            "ObjectMeta",
+            "ListMeta",
+        ] {
+            self.meta(name);
+        }
+        for subresource in &custom.resource.subresources {
+            if subresource.foreign
+                && let Some(ty) = Scheme::builtin().type_of(&subresource.gvk)
+            {
+                self.definitions.add(ty);
+            }
+        }
+        let (object, list) = (custom.name(), custom.list_name());
+        let names = Names {
+            object: &object,
+            list: &list,
+            subresource: &|it| match Scheme::builtin().type_of(&it.gvk) {
+                Some(ty) if it.foreign => ty
+                    .as_struct()
+                    .map_or_else(|| object.clone(), |it| it.openapi_name()),
+                _ => object.clone(),
+            },
+        };
+        let mut paths = paths::of_resource(&custom.resource, &names);
+        for (_, path) in &mut paths {
+            custom::without_typed_media(path);
+        }
+        self.paths.extend(paths);
+        self.customs.push(custom);
+    }
+
     fn sorted_paths(&mut self) -> Vec<(String, Value)> {
         let mut paths = std::mem::take(&mut self.paths);
         paths.sort_by(|a, b| a.0.cmp(&b.0));
@@ -260,6 +335,11 @@ impl<'a> Builder<'a> {
             let comma = if at == 0 { "" } else { "," };
             write!(out, "{comma}{}:{schema}", key(name))?;
         }
+        for custom in &self.customs {
+            for (name, schema) in custom.definitions(dialect, &index) {
+                write!(out, ",{}:{schema}", key(&name))?;
+            }
+        }
         out.write_all(tail.as_bytes())
     }
 
@@ -277,7 +357,9 @@ impl<'a> Builder<'a> {
                 definitions::schema(*definition, Dialect::V2, &index, &self.group_versions);
             (name.clone(), schema)
         });
-        proto::definitions(definitions, out)
+        let customs = self.customs.iter();
+        let customs = customs.flat_map(|it| it.definitions(Dialect::V2, &index));
+        proto::definitions(definitions.chain(customs), out)
     }
 }
 

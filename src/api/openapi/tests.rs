@@ -42,7 +42,7 @@ fn clients_find_what_they_look_for() {
 #[test]
 fn every_reference_resolves() {
     let mut out = Vec::new();
-    write_v2(Scheme::builtin().resources(), &mut out).unwrap();
+    write_v2(Scheme::builtin().resources(), [], &mut out).unwrap();
     let document: Value = serde_json::from_slice(&out).unwrap();
     fn walk(value: &Value, definitions: &Value) {
         match value {
@@ -59,7 +59,7 @@ fn every_reference_resolves() {
     }
     walk(&document, &document["definitions"]);
     let mut out = Vec::new();
-    write_v2_protobuf(Scheme::builtin().resources(), &mut out).unwrap();
+    write_v2_protobuf(Scheme::builtin().resources(), [], &mut out).unwrap();
     assert!(out.starts_with(b"\x0a\x032.0"));
 }
 
@@ -126,7 +126,7 @@ fn reference_documents() {
     let text = std::fs::read_to_string(format!("{folder}/swagger.json")).unwrap();
     let mut expected: Value = serde_json::from_str(&text).unwrap();
     let mut out = Vec::new();
-    write_v2(Scheme::builtin().resources(), &mut out).unwrap();
+    write_v2(Scheme::builtin().resources(), [], &mut out).unwrap();
     let mut got: Value = serde_json::from_slice(&out).unwrap();
     plain(&mut expected);
     plain(&mut got);

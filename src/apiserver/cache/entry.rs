@@ -11,6 +11,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::custom::Custom;
+
 const VERSION_FIELD: &[u8] = b"\"resourceVersion\":\"";
 
 /// How objects of one resource are written down.
@@ -20,8 +22,9 @@ pub(crate) struct Codec {
     prefix: Vec<u8>,
     /// Where `"metadata"` begins in it.
     item: usize,
-    kind: String,
     api_version: String,
+    /// What defines the objects: they are read by its schemas of today.
+    custom: Option<Arc<Custom>>,
 }
 
 impl Codec {
@@ -30,8 +33,16 @@ impl Codec {
         Self {
             item: head.len(),
             prefix: format!("{head}\"metadata\":{{").into_bytes(),
-            kind: kind.to_owned(),
             api_version: api_version.to_owned(),
+            custom: None,
+        }
+    }
+
+    /// The codec of a custom resource.
+    pub(crate) fn custom(kind: &str, api_version: &str, custom: Arc<Custom>) -> Self {
+        Self {
+            custom: Some(custom),
+            ..Self::new(kind, api_version)
         }
     }
 
@@ -63,6 +74,12 @@ impl Codec {
 
     /// The sent form of stored bytes. `None` if they are not JSON at all.
     pub(crate) fn splice(&self, stored: &[u8], revision: u64) -> Option<Bytes> {
+        if let Some(custom) = &self.custom {
+            let mut object: Value = serde_json::from_slice(stored).ok()?;
+            custom.definition.from_storage(&mut object);
+            let encoded = self.encode(&object);
+            return Some(self.with_version(&encoded[self.prefix.len()..], revision));
+        }
         let Some(rest) = stored.strip_prefix(self.prefix.as_slice()) else {
             // Written by somebody else, through etcd's API: bring it into form.
             let object: Value = serde_json::from_slice(stored).ok()?;
@@ -125,10 +142,6 @@ impl Codec {
         stored.strip_prefix(self.prefix.as_slice()) == Some(self.rest(sent))
     }
 
-    pub(crate) fn kind(&self) -> &str {
-        &self.kind
-    }
-
     pub(crate) fn api_version(&self) -> &str {
         &self.api_version
     }
@@ -148,6 +161,8 @@ fn write_field(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
 pub(crate) struct Selectable {
     pub labels: Vec<(String, String)>,
     pub fields: Vec<(&'static str, String)>,
+    /// Fields that a definition makes selectable.
+    pub declared: Vec<(String, String)>,
 }
 
 /// One version of one object.
@@ -226,6 +241,7 @@ impl Entry {
             Box::new(Selectable {
                 labels,
                 fields: rules.selectable_fields(&object),
+                declared: rules.declared_fields(&object),
             })
         })
     }

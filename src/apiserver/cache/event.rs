@@ -58,7 +58,7 @@ impl Event {
 
     /// What the event is to a watcher; `None` if it does not concern it. An
     /// object that begins or ceases to match appears or goes.
-    pub(crate) fn seen_by(&self, filter: &Filter, fields: Fields) -> Option<EventType> {
+    pub(crate) fn seen_by(&self, filter: &Filter, fields: &Fields) -> Option<EventType> {
         let matches = |entry: &Option<Arc<Entry>>| {
             entry
                 .as_ref()

@@ -5,7 +5,7 @@ use api::selector::{FieldSelector, LabelSelector};
 use super::Entry;
 
 /// The rules of a kind, which know its selectable fields.
-pub(crate) type Fields = &'static dyn api::kinds::Kind;
+pub(crate) type Fields = crate::registry::Rules;
 
 /// Namespace, name and selectors of a list or watch.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,7 @@ impl Filter {
     }
 
     /// Whether an object is wanted.
-    pub(crate) fn matches(&self, entry: &Entry, rules: Fields) -> bool {
+    pub(crate) fn matches(&self, entry: &Entry, rules: &Fields) -> bool {
         if !self.namespace.is_empty() && self.namespace != entry.namespace() {
             return false;
         }
@@ -37,7 +37,7 @@ impl Filter {
         if self.is_unselective() {
             return true;
         }
-        let selectable = entry.selectable(rules);
+        let selectable = entry.selectable(&**rules);
         let label = |key: &str| {
             selectable
                 .labels
@@ -53,7 +53,12 @@ impl Filter {
                     .fields
                     .iter()
                     .find(|(own, _)| *own == other)
-                    .map(|(_, value)| value.clone())?,
+                    .map(|(_, value)| value.clone())
+                    .or_else(|| {
+                        let declared = selectable.declared.iter();
+                        let mut found = declared.filter(|(own, _)| own == other);
+                        Some(found.next()?.1.clone())
+                    })?,
             })
         };
         self.labels.matches_with(label) && self.fields.matches(field)

@@ -153,7 +153,8 @@ impl Hub {
         (entry.revision == revision).then_some(entry)
     }
 
-    /// Ends the watches of a resource and reads it anew when it is next used.
+    /// Drops the cache of a resource and ends its watches; the next use reads
+    /// it anew.
     pub(crate) fn forget(&self, prefix: &str) {
         if let Some(cache) = self.caches.write().remove(prefix.as_bytes()) {
             cache.end_watchers();

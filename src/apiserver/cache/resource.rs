@@ -259,12 +259,12 @@ impl Cache {
             match item {
                 Telling::Change(change) => {
                     told += 1;
-                    watchers.retain(
-                        |watcher| match change.seen_by(&watcher.filter, self.fields) {
+                    watchers.retain(|watcher| {
+                        match change.seen_by(&watcher.filter, &self.fields) {
                             Some(kind) => watcher.sender.try_send((kind, change.clone())).is_ok(),
                             None => !watcher.sender.is_closed(),
-                        },
-                    );
+                        }
+                    });
                 }
                 Telling::Join(watcher) => {
                     // Those that left without a change to notice it by.
@@ -344,7 +344,7 @@ impl Cache {
             .take_while(|(key, _)| key.starts_with(&*namespace));
         let mut out = Vec::new();
         for (_, entry) in range.by_ref() {
-            if filter.matches(entry, self.fields) {
+            if filter.matches(entry, &self.fields) {
                 out.push(entry.clone());
                 if limit > 0 && out.len() == limit {
                     break;
@@ -364,7 +364,7 @@ impl Cache {
                 state
                     .objects
                     .values()
-                    .filter(|entry| filter.matches(entry, self.fields))
+                    .filter(|entry| filter.matches(entry, &self.fields))
                     .cloned()
                     .collect(),
             ),
@@ -373,7 +373,9 @@ impl Cache {
                     .window
                     .iter()
                     .filter(|event| event.revision > revision)
-                    .filter_map(|event| Some((event.seen_by(&filter, self.fields)?, event.clone())))
+                    .filter_map(|event| {
+                        Some((event.seen_by(&filter, &self.fields)?, event.clone()))
+                    })
                     .collect(),
             ),
             Start::After(_) => Backlog::Store,

@@ -3,13 +3,13 @@
 use api::{FieldValidation, GroupVersionKind, Status, decode};
 use serde_json::Value;
 
-use super::Engine;
+use super::{Engine, custom};
 use crate::handlers::Context;
 use crate::http::{Format, content_format};
 use crate::registry::Call;
 
 /// The decoder's name of a format.
-pub(super) fn wire(format: Format) -> decode::Format {
+fn wire(format: Format) -> decode::Format {
     match format {
         Format::Json => decode::Format::Json,
         Format::Yaml => decode::Format::Yaml,
@@ -33,10 +33,7 @@ impl Engine {
         format: Format,
         bytes: &[u8],
     ) -> Result<Value, Status> {
-        let mut object = match &call.resource.custom {
-            Some(definition) => self.decode_custom(call, definition, format, bytes)?,
-            None => self.decode_kind(call, gvk, format, bytes)?,
-        };
+        let mut object = self.decode_kind(call, gvk, format, bytes)?;
         self.default(call, &mut object);
         Ok(self.in_storage_version(&call.resource, &call.version, object))
     }
@@ -49,6 +46,11 @@ impl Engine {
         format: Format,
         bytes: &[u8],
     ) -> Result<Value, Status> {
+        if let Some(definition) = custom::definition(call)
+            && gvk.group == definition.group
+        {
+            return custom::decode(call, definition, gvk, format, bytes);
+        }
         let decoded = decode::object(bytes, wire(format), call.validation(), gvk)?;
         if decoded.gvk.group_version() != gvk.group_version() {
             return Err(Status::bad_request(format!(
@@ -64,8 +66,9 @@ impl Engine {
 
     /// Sets what the client left out.
     pub(crate) fn default(&self, call: &Call, object: &mut Value) {
-        if let Some(definition) = &call.resource.custom {
-            return definition.default(&call.version, object);
+        if let Some(definition) = custom::definition(call) {
+            definition.default(&call.version, object);
+            return;
         }
         let gvk = call.resource.gvk(&call.version);
         if let Some(ty) = self.scheme.type_of(&gvk) {

@@ -121,10 +121,11 @@ impl Engine {
     /// Records who wrote which fields. `live` is `Null` on create.
     pub(crate) fn manage(&self, call: &Call, live: &Value, new: &mut Value, now: &str) {
         let resource = &call.resource;
-        let gvk = resource.gvk(&call.version);
-        if let Some(definition) = &resource.custom {
-            return self.manage_custom(call, definition, live, new, now);
+        if let Some(definition) = custom::definition(call) {
+            self.manage_custom(call, definition, live, new, now);
+            return;
         }
+        let gvk = resource.gvk(&call.version);
         let Some(ty) = self.scheme.type_of(&gvk) else {
             return;
         };
@@ -171,8 +172,8 @@ impl Engine {
             manager: &call.manager,
             subresource: &call.subresource,
             now,
-            reset: match &call.resource.custom {
-                Some(it) => it.reset_fields(&call.version, &call.subresource),
+            reset: match custom::definition(call) {
+                Some(definition) => definition.reset_fields(&call.version, &call.subresource),
                 None => call.resource.rules.reset_fields(&call.subresource),
             },
         }
@@ -208,9 +209,8 @@ impl Engine {
         version: &str,
         mut object: Value,
     ) -> Value {
-        if let Some(definition) = &resource.custom {
-            definition.from_storage(&mut object);
-            definition.convert(version, &mut object);
+        if let Some(custom) = &resource.custom {
+            custom.definition.convert(version, &mut object);
             return object;
         }
         if version != resource.storage_version {
@@ -229,8 +229,8 @@ impl Engine {
         version: &str,
         mut object: Value,
     ) -> Value {
-        // Custom resources are handled in the request's version.
-        if version != resource.storage_version && resource.custom.is_none() {
+        // Custom objects are judged in the version they are written in.
+        if resource.custom.is_none() && version != resource.storage_version {
             let from = resource.gvk(version).group_version().to_string();
             let to = resource.codec.api_version();
             api::kinds::convert(&mut object, &from, to);

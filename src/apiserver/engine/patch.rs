@@ -6,7 +6,7 @@ use api::{FieldError, FieldValidation, GroupKind, GroupVersionKind, Path, Status
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
 
-use super::Engine;
+use super::{Engine, custom};
 use crate::handlers::Context;
 use crate::registry::{Call, Change, now};
 
@@ -69,10 +69,10 @@ impl<'a> Patch<'a> {
         gvk: &GroupVersionKind,
         object: &Value,
     ) -> Result<Value, Status> {
-        if let Some(definition) = &call.resource.custom {
-            return self
-                .engine
-                .patch_custom(call, definition, self.kind, object, self.body);
+        if let Some(definition) = custom::definition(call)
+            && gvk.group == definition.group
+        {
+            return custom::patch(call, definition, self.kind, object, self.body);
         }
         let ty = self.engine.type_of(gvk)?;
         let patched = patch::apply(self.kind, object, self.body, ty, call.validation())?;
@@ -125,12 +125,13 @@ impl<'a> Patch<'a> {
                 api::apply::kind_of(&config)
             )));
         }
-        let now = now();
-        if let Some(definition) = &call.resource.custom {
-            let write = self.engine.write(call, &api_version, &now);
-            return super::custom::apply(call, definition, live, &config, self.force, &write);
+        if let Some(definition) = custom::definition(call) {
+            return self
+                .engine
+                .apply_custom(call, definition, live, &config, self.force);
         }
         let ty = self.engine.type_of(gvk)?;
+        let now = now();
         let object = api::apply::apply(
             &Node::from(ty),
             live,

@@ -1,17 +1,18 @@
 //! `/api`, `/apis` and below; OpenAPI.
 
-use api::{Scheme, Status};
+use std::sync::Arc;
+
+use api::{Resource, Scheme, Status};
 use http::header::ACCEPT;
 use serde_json::{Value, json};
 
 use super::Context;
+use crate::custom::Published;
 use crate::http::{Output, Response, accept, json_value, not_found_page, object, write_status};
 
 /// Groups with the versions that are served, in discovery's order.
 pub(crate) fn groups(context: &Context<'_>) -> Vec<(String, Vec<String>)> {
-    let registry = &context.server.inner.registry;
-    let scheme = registry.engine.scheme;
-    let mut customs = registry.customs.groups();
+    let scheme = context.server.inner.registry.engine.scheme;
     let mut groups: Vec<(String, Vec<String>)> = scheme
         .groups()
         .iter()
@@ -26,32 +27,43 @@ pub(crate) fn groups(context: &Context<'_>) -> Vec<(String, Vec<String>)> {
         })
         .filter(|(_, versions)| !versions.is_empty())
         .collect();
-    for (name, versions) in &mut groups {
-        let more = customs.remove(name).unwrap_or_default();
-        for version in more {
-            if !versions.contains(&version) {
-                versions.push(version);
+    for custom in &published(context).resources {
+        let gvk = &custom.resource.gvk;
+        let group = match groups.iter_mut().find(|(name, _)| *name == gvk.group) {
+            Some((_, versions)) => versions,
+            None => {
+                groups.push((gvk.group.clone(), Vec::new()));
+                &mut groups.last_mut().expect("one was pushed").1
             }
+        };
+        if !group.contains(&gvk.version) {
+            group.push(gvk.version.clone());
         }
     }
-    groups.extend(
-        customs
-            .into_iter()
-            .filter(|(_, versions)| !versions.is_empty()),
-    );
     groups
+}
+
+fn published(context: &Context<'_>) -> Arc<Published> {
+    let registry = &context.server.inner.registry;
+    registry.documents.published(registry)
+}
+
+/// Every resource of a group and version.
+fn resources<'a>(
+    published: &'a Published,
+    group: &'a str,
+    version: &'a str,
+) -> impl Iterator<Item = &'a Resource> {
+    let builtin = Scheme::builtin().resources().iter();
+    let builtin = builtin.filter(move |resource| {
+        resource.served_by_default && resource.gvk.group == group && resource.gvk.version == version
+    });
+    builtin.chain(published.of(group, version).map(|it| &it.resource))
 }
 
 /// Whether any version of a group is served.
 pub(crate) fn knows(context: &Context<'_>, group: &str) -> bool {
-    let scheme = context.server.inner.registry.engine.scheme;
-    scheme.groups().iter().any(|it| {
-        it.name == group
-            && it
-                .versions
-                .iter()
-                .any(|version| is_served(scheme, group, version))
-    })
+    groups(context).iter().any(|(name, _)| name == group)
 }
 
 fn is_served(scheme: &Scheme, group: &str, version: &str) -> bool {
@@ -121,19 +133,12 @@ fn group_value(name: &str, versions: &[String]) -> Value {
 
 fn resource_list(context: &Context<'_>, output: &Output, group: &str, version: &str) -> Response {
     let scheme = context.server.inner.registry.engine.scheme;
-    let customs = context
-        .server
-        .inner
-        .registry
-        .customs
-        .discovered(group, version);
-    if !is_served(scheme, group, version) && customs.is_empty() {
+    let published = published(context);
+    if !is_served(scheme, group, version) && published.of(group, version).next().is_none() {
         return write_status(&super::paths::not_found(), output);
     }
-    let mut list = customs;
-    for resource in scheme.resources().iter().filter(|resource| {
-        resource.served_by_default && resource.gvk.group == group && resource.gvk.version == version
-    }) {
+    let mut list = Vec::new();
+    for resource in resources(&published, group, version) {
         let mut value = json!({
             "name": resource.plural,
             "singularName": resource.singular,
@@ -193,8 +198,7 @@ fn aggregated(context: &Context<'_>, core: bool) -> Option<Response> {
             _ => None,
         }
     })?;
-    let registry = &context.server.inner.registry;
-    let scheme = registry.engine.scheme;
+    let published = published(context);
     let items: Vec<Value> = groups(context)
         .iter()
         .filter(|(name, _)| name.is_empty() == core)
@@ -202,12 +206,10 @@ fn aggregated(context: &Context<'_>, core: bool) -> Option<Response> {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let mut resources = discovery_resources(scheme, name, version);
-                    resources.extend(registry.customs.aggregated(name, version));
                     json!({
                         "version": version,
                         "freshness": "Current",
-                        "resources": resources,
+                        "resources": discovery_resources(&published, name, version),
                     })
                 })
                 .collect();
@@ -231,7 +233,7 @@ fn aggregated(context: &Context<'_>, core: bool) -> Option<Response> {
     Some(object(200, media, value.to_string()))
 }
 
-fn discovery_resources(scheme: &Scheme, group: &str, version: &str) -> Vec<Value> {
+fn discovery_resources(published: &Published, group: &str, version: &str) -> Vec<Value> {
     // Group and version are named only where they are not the resource's own.
     let kind = |gvk: &api::GroupVersionKind, foreign: bool| {
         let name = |text: &str| {
@@ -247,14 +249,7 @@ fn discovery_resources(scheme: &Scheme, group: &str, version: &str) -> Vec<Value
             "kind": gvk.kind,
         })
     };
-    scheme
-        .resources()
-        .iter()
-        .filter(|resource| {
-            resource.served_by_default
-                && resource.gvk.group == group
-                && resource.gvk.version == version
-        })
+    resources(published, group, version)
         .map(|resource| {
             let mut value = json!({
                 "resource": resource.plural,

@@ -17,6 +17,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Context;
+use crate::custom::Published;
 use crate::http::{Body, Response, not_found_page, object};
 
 const JSON: &str = "application/json";
@@ -33,28 +34,33 @@ enum Document {
 
 /// Serves a path below `/openapi`.
 pub(crate) async fn handle(context: &Context<'_>, path: &str) -> Result<Response, Status> {
-    let scheme = context.server.inner.registry.engine.scheme;
+    let registry = &context.server.inner.registry;
+    let scheme = registry.engine.scheme;
+    let published = registry.documents.published(registry);
     let headers = &context.parts.headers;
     let document = match path {
         "/openapi/v2" => v2_form(headers)?,
         "/openapi/v3" => {
-            let names = names(scheme);
-            let hashed = names
-                .iter()
-                .map(|name| (name.as_str(), openapi::hash(name, "")));
+            let names = names(scheme, &published);
+            let hashed = names.iter().map(|name| {
+                (
+                    name.as_str(),
+                    openapi::hash(name, salt(scheme, name, &published)),
+                )
+            });
             let index = openapi::v3_index(hashed).to_string();
             return Ok(object(200, "text/plain; charset=utf-8", index));
         }
         _ => match path.strip_prefix("/openapi/v3/") {
-            Some(name) if names(scheme).iter().any(|known| known == name) => {
+            Some(name) if names(scheme, &published).iter().any(|known| known == name) => {
                 Document::V3(name.to_owned())
             }
             _ => return Ok(not_found_page()),
         },
     };
     let hash = match &document {
-        Document::V3(name) => openapi::hash(name, ""),
-        _ => openapi::hash("v2", ""),
+        Document::V3(name) => openapi::hash(name, salt(scheme, name, &published)),
+        _ => openapi::hash("v2", &published.salt),
     };
     let asked = context.query.get("hash");
     if let (Document::V3(name), Some(asked)) = (&document, &asked)
@@ -82,7 +88,7 @@ pub(crate) async fn handle(context: &Context<'_>, path: &str) -> Result<Response
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        let bytes = tokio::task::spawn_blocking(move || write(scheme, &document, gzip))
+        let bytes = tokio::task::spawn_blocking(move || write(scheme, &published, &document, gzip))
             .await
             .map_err(Status::internal)?
             .map_err(Status::internal)?;
@@ -136,10 +142,19 @@ fn served(scheme: &Scheme) -> impl Iterator<Item = &Resource> {
         .filter(|resource| resource.served_by_default)
 }
 
+/// What tells apart the states of a document that can change.
+fn salt<'a>(scheme: &Scheme, name: &str, published: &'a Published) -> &'a str {
+    let is_builtin = names(scheme, &Published::default())
+        .iter()
+        .any(|it| it == name);
+    if is_builtin { "" } else { &published.salt }
+}
+
 /// Every v3 document.
-fn names(scheme: &Scheme) -> Vec<String> {
+fn names(scheme: &Scheme, published: &Published) -> Vec<String> {
     let mut names = vec!["api".to_owned(), "apis".to_owned(), "version".to_owned()];
-    for resource in served(scheme) {
+    let customs = published.resources.iter().map(|it| &it.resource);
+    for resource in served(scheme).chain(customs) {
         let gvk = &resource.gvk;
         let (group, version) = if gvk.group.is_empty() {
             (None, format!("api/{}", gvk.version))
@@ -158,21 +173,32 @@ fn names(scheme: &Scheme) -> Vec<String> {
     names
 }
 
-fn write(scheme: &Scheme, document: &Document, gzip: bool) -> std::io::Result<Vec<u8>> {
+fn write(
+    scheme: &Scheme,
+    published: &Published,
+    document: &Document,
+    gzip: bool,
+) -> std::io::Result<Vec<u8>> {
     if !gzip {
         let mut plain = Vec::new();
-        write_to(scheme, document, &mut plain)?;
+        write_to(scheme, published, document, &mut plain)?;
         return Ok(plain);
     }
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    write_to(scheme, document, &mut encoder)?;
+    write_to(scheme, published, document, &mut encoder)?;
     encoder.finish()
 }
 
-fn write_to(scheme: &Scheme, document: &Document, out: &mut dyn Write) -> std::io::Result<()> {
+fn write_to(
+    scheme: &Scheme,
+    published: &Published,
+    document: &Document,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let customs = &published.resources;
     let name = match document {
-        Document::V2 => return openapi::write_v2(served(scheme), out),
-        Document::V2Protobuf => return openapi::write_v2_protobuf(served(scheme), out),
+        Document::V2 => return openapi::write_v2(served(scheme), customs, out),
+        Document::V2Protobuf => return openapi::write_v2_protobuf(served(scheme), customs, out),
         Document::V3(name) => name,
     };
     if openapi::write_v3_discovery(name, out)? {
@@ -184,6 +210,9 @@ fn write_to(scheme: &Scheme, document: &Document, out: &mut dyn Write) -> std::i
         ["apis", group, version] => (*group, *version),
         _ => return Ok(()),
     };
+    if published.of(group, version).next().is_some() {
+        return openapi::write_v3_custom(group, version, published.of(group, version), out);
+    }
     let own = served(scheme)
         .filter(|resource| resource.gvk.group == group && resource.gvk.version == version);
     openapi::write_v3(group, version, own, out)

@@ -65,8 +65,6 @@ impl View {
         self.output.format == Format::Json
             && self.output.shape == Shape::Object
             && self.version == self.resource.storage_version
-            // What is stored may be older than the schema.
-            && self.resource.custom.is_none()
     }
 
     /// The object in the client's version.
@@ -104,15 +102,17 @@ impl View {
 
     /// A `Table` of objects.
     pub(crate) fn table(&self, metadata: Value, objects: Vec<Value>, headers: bool) -> Value {
-        let rules = self.resource.rules;
+        let rules = &self.resource.rules;
+        let custom = self.resource.custom.as_ref().and_then(|custom| {
+            let definition = &custom.definition;
+            Some(&definition.version(&self.version)?.columns)
+        });
         let now = jiff::Timestamp::now().as_second();
-        let custom = self.resource.custom.as_ref();
-        let custom = custom.and_then(|it| it.version(&self.version));
         let rows: Vec<Value> = objects
             .into_iter()
             .map(|value| {
                 let cells = match custom {
-                    Some(version) => TableColumn::cells(&version.columns, &value, now),
+                    Some(columns) => TableColumn::cells(columns, &value, now),
                     None => rules.cells(&value, now),
                 };
                 let mut row = Map::new();
@@ -135,8 +135,8 @@ impl View {
                 Value::Object(row)
             })
             .collect();
-        let columns: Value = if let (true, Some(version)) = (headers, custom) {
-            TableColumn::headers(&version.columns)
+        let columns: Value = if let Some(columns) = custom.filter(|_| headers) {
+            TableColumn::headers(columns)
         } else if headers {
             rules
                 .columns()
@@ -215,11 +215,7 @@ fn list_metadata(list: &ListResult) -> Value {
 /// A list.
 pub(crate) fn list(context: &Context<'_>, view: &View, list: ListResult) -> Response {
     let engine = &context.server.inner.registry.engine;
-    let mut metadata = list_metadata(&list);
-    if view.resource.custom.is_some() && view.output.shape == Shape::Object {
-        // Lists without a type always say so.
-        metadata["continue"] = list.token.clone().into();
-    }
+    let metadata = list_metadata(&list);
     if view.is_verbatim() && !view.output.pretty {
         return verbatim_list(view, &metadata, list.entries);
     }
@@ -246,12 +242,8 @@ pub(crate) fn list(context: &Context<'_>, view: &View, list: ListResult) -> Resp
                     value
                 })
                 .collect();
-            let custom = view.resource.custom.as_ref();
             json!({
-                "kind": custom.map_or_else(
-                    || format!("{}List", view.resource.kind.kind),
-                    |it| it.list_kind.clone(),
-                ),
+                "kind": view.resource.list_kind(),
                 "apiVersion": view.resource.gvk(&view.version).group_version().to_string(),
                 "metadata": metadata,
                 "items": items,
@@ -264,8 +256,8 @@ pub(crate) fn list(context: &Context<'_>, view: &View, list: ListResult) -> Resp
 /// Concatenates stored bytes; nothing is decoded.
 fn verbatim_list(view: &View, metadata: &Value, entries: Vec<Arc<Entry>>) -> Response {
     let mut head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        view.resource.codec.kind(),
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        view.resource.list_kind(),
         view.resource.codec.api_version(),
     )
     .into_bytes();

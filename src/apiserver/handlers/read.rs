@@ -151,11 +151,6 @@ pub(super) fn filter(context: &Context<'_>, view: &View) -> Result<Filter, Statu
         {
             continue;
         }
-        if resource.custom.is_some() {
-            return Err(Status::bad_request(format!(
-                "field label not supported: {field}"
-            )));
-        }
         return Err(Status::bad_request(if known.is_empty() {
             format!(
                 "{field:?} is not a known field selector: only \"metadata.name\", \

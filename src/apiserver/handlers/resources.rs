@@ -13,15 +13,7 @@ use crate::subresources::Special;
 pub(crate) async fn handle(context: &Context<'_>, body: RequestBody) -> Result<Response, Status> {
     let info = context.info;
     let registry = context.server.inner.registry.clone();
-    let Some(verbs) = registry
-        .engine
-        .served(&info.group, &info.version, &info.resource)
-        .or_else(|| {
-            registry
-                .customs
-                .served(&info.group, &info.version, &info.resource)
-        })
-    else {
+    let Some(verbs) = registry.served(&info.group, &info.version, &info.resource) else {
         return if super::discovery::knows(context, &info.group) {
             Err(not_found())
         } else {
@@ -48,9 +40,12 @@ pub(crate) async fn handle(context: &Context<'_>, body: RequestBody) -> Result<R
     let Some(resource) = registry.resource(&info.group, &info.resource) else {
         return Ok(not_found_page());
     };
-    // Custom resources have no form in protobuf.
-    let protobuf = resource.custom.is_none();
-    let output = accept(&context.parts.headers, context.query, protobuf, true)?;
+    let output = accept(
+        &context.parts.headers,
+        context.query,
+        resource.is_builtin,
+        true,
+    )?;
     let view = View::new(context, resource, output)?;
     let collection = info.name.is_empty() || field_named(context);
     let method = &context.parts.method;

@@ -141,7 +141,7 @@ pub(crate) fn call(context: &Context<'_>, view: &View, options_kind: &str) -> Re
         options["fieldValidation"] = field_validation.clone().into();
     }
     let manager = api::managed::manager_name(&field_manager, user_agent);
-    let call = Call {
+    Ok(Call {
         resource: view.resource.clone(),
         version: info.version.clone(),
         subresource: info.subresource.clone(),
@@ -162,11 +162,7 @@ pub(crate) fn call(context: &Context<'_>, view: &View, options_kind: &str) -> Re
         options,
         warnings: Mutex::default(),
         empties: Mutex::default(),
-    };
-    let custom = view.resource.custom.as_ref();
-    let version = custom.and_then(|it| it.version(&info.version));
-    call.warn(version.and_then(|it| it.deprecation.clone()));
-    Ok(call)
+    })
 }
 
 /// Adds collected warnings as `Warning: 299 - "text"`.

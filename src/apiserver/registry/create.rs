@@ -56,17 +56,6 @@ impl Registry {
 
     async fn create_once(&self, call: &Call, mut object: Value) -> Result<Created, Status> {
         let kind = call.resource.gvk(&call.version);
-        let group_resource = &call.resource.group_resource;
-        if self
-            .customs
-            .is_terminating(&group_resource.group, &group_resource.resource)
-        {
-            return Err(Status::forbidden(
-                group_resource,
-                &name_of(&object),
-                "create not allowed while custom resource definition is terminating",
-            ));
-        }
         self.engine.manage(call, &Value::Null, &mut object, &now());
         let chain = self.chain();
         let mut review = call.review(Operation::Create, &kind, object, None);
@@ -93,9 +82,9 @@ impl Registry {
         resource.rules.prepare_create(&mut object, &context);
         let name = name_of(&object);
         let mut errors =
-            api::kinds::validate_create(resource.rules, &object, resource.namespaced, &context);
-        if errors.is_empty() && is_definition(resource) {
-            errors = crate::customs::expression_errors(&object, None);
+            api::kinds::validate_create(&*resource.rules, &object, resource.namespaced, &context);
+        if resource.is("apiextensions.k8s.io", "customresourcedefinitions") && errors.is_empty() {
+            errors = crate::custom::rule_errors(&object, None);
         }
         if !errors.is_empty() {
             return Err(self.invalid(call, &name, errors));
@@ -208,13 +197,10 @@ impl Registry {
     /// The stored bytes of an object; 413 when they are too many.
     pub(super) fn encode(&self, call: &Call, object: &Value) -> Result<Bytes, Status> {
         const MAX: usize = 2 * 1024 * 1024 * 3 / 4;
-        let converted = call
-            .resource
-            .custom
-            .as_ref()
-            .map(|it| it.to_storage(object));
-        let object = converted.as_ref().unwrap_or(object);
         let mut forgotten = None;
+        if let Some(custom) = &call.resource.custom {
+            forgotten = Some(custom.definition.to_storage(object));
+        }
         let ty = api::GroupVersion::parse(object["apiVersion"].as_str().unwrap_or_default())
             .map(|gv| {
                 let kind = object["kind"].as_str().unwrap_or_default();
@@ -250,11 +236,6 @@ impl Registry {
             ""
         }
     }
-}
-
-/// Whether objects of this resource define custom resources.
-pub(super) fn is_definition(resource: &super::Resource) -> bool {
-    resource.is("apiextensions.k8s.io", "customresourcedefinitions")
 }
 
 fn generates_name(object: &Value) -> bool {

@@ -305,9 +305,39 @@ fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value) -> 
 
 /// Decides what a delete does to an object: `rest.BeforeDelete` and what the
 /// generic store makes of it.
+/// A definition waits until its instances are gone.
+fn definition_step(mut object: Value, now: Timestamp) -> Step {
+    object["metadata"]["deletionTimestamp"] = base::time::rfc3339(now).into();
+    let metadata = api::meta::metadata_mut(&mut object);
+    let finalizers = metadata.entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.iter().any(|it| it == crate::custom::FINALIZER)
+    {
+        finalizers.push(crate::custom::FINALIZER.into());
+    }
+    crate::custom::set_condition(
+        &mut object["status"],
+        "Terminating",
+        "True",
+        "InstanceDeletionPending",
+        "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+    );
+    Step::Mark {
+        object,
+        then_delete: false,
+    }
+}
+
 fn plan(call: &Call, options: &DeleteOptions, old: &Value) -> Step {
     let now = Timestamp::now();
     let mut object = old.clone();
+    if call
+        .resource
+        .is("apiextensions.k8s.io", "customresourcedefinitions")
+        && old["metadata"]["deletionTimestamp"].is_null()
+    {
+        return definition_step(object, now);
+    }
     let asked = options
         .grace_period
         .map(|seconds| if seconds < 0 { 1 } else { seconds });
@@ -328,16 +358,6 @@ fn plan(call: &Call, options: &DeleteOptions, old: &Value) -> Step {
     }
     if call.resource.is("", "namespaces") {
         return namespace_step(object, options, call, now);
-    }
-    if super::create::is_definition(&call.resource)
-        && old["metadata"]["deletionTimestamp"].is_null()
-    {
-        set_finalizers(call, options, &mut object);
-        crate::customs::mark_deleted(&mut object, &base::time::rfc3339(now));
-        return Step::Mark {
-            object,
-            then_delete: false,
-        };
     }
     set_finalizers(call, options, &mut object);
     let pending = has_items(&object["metadata"]["finalizers"]);

@@ -288,7 +288,7 @@ impl Registry {
                 seen += 1;
                 last = Some(kv.key.clone());
                 if let Some(entry) = cache.entry(kv)
-                    && filter.matches(&entry, cache.fields)
+                    && filter.matches(&entry, &cache.fields)
                 {
                     entries.push(Arc::new(entry));
                     if limit > 0 && entries.len() == limit {

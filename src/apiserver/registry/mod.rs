@@ -20,7 +20,7 @@ mod watch;
 pub(crate) use commit::store_error;
 pub(crate) use delete::{DeleteOptions, Deleted};
 pub(crate) use list::{ListOptions, ListResult, VersionMatch};
-pub(crate) use resource::Resource;
+pub(crate) use resource::{Resource, Rules};
 pub(crate) use update::{Change, Replace};
 pub(crate) use watch::{Frame, WatchOptions};
 
@@ -35,8 +35,8 @@ use crate::access::User;
 use crate::admission::{Chain, Operation, Review};
 use crate::alloc::Allocators;
 use crate::cache::{Cache, Hub};
-use crate::customs::Customs;
-use crate::engine::Engine;
+use crate::custom::{Custom, Documents};
+use crate::engine::{Engine, Served};
 
 /// Everything about one call that the layers below HTTP need.
 pub(crate) struct Call {
@@ -119,9 +119,9 @@ pub(crate) struct Registry {
     pub(crate) engine: Engine,
     pub(crate) admission: RwLock<Chain>,
     pub(crate) allocators: Allocators,
-    pub(crate) customs: Customs,
     resources: RwLock<HashMap<GroupResource, Arc<Resource>>>,
     parsed: read::Parsed,
+    pub(crate) documents: Documents,
 }
 
 impl Registry {
@@ -136,9 +136,9 @@ impl Registry {
             engine,
             admission: RwLock::default(),
             allocators,
-            customs: Customs::default(),
             resources: RwLock::new(resources),
             parsed: read::Parsed::default(),
+            documents: Documents::default(),
         }
     }
 
@@ -151,7 +151,56 @@ impl Registry {
                 resource: resource.to_owned(),
             })
             .cloned()
-            .or_else(|| self.customs.resource(group, resource))
+    }
+
+    /// Serves a custom resource. Where what its objects look like `changed`,
+    /// watches of the earlier one end.
+    pub(crate) fn install(&self, resource: Resource, changed: bool) {
+        let resource = Arc::new(resource);
+        let key = resource.group_resource.clone();
+        self.resources.write().insert(key, resource.clone());
+        if changed {
+            self.hub.forget(&resource.prefix);
+        }
+        self.documents.forget();
+    }
+
+    /// Serves a custom resource no more.
+    pub(crate) fn uninstall(&self, group: &str, resource: &str) {
+        let key = GroupResource {
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+        };
+        let before = self.resources.write().remove(&key);
+        if let Some(before) = before {
+            self.hub.forget(&before.prefix);
+        }
+        self.documents.forget();
+    }
+
+    /// Every custom resource that is served, in the order of groups and names.
+    pub(crate) fn customs(&self) -> Vec<Arc<Custom>> {
+        let mut customs: Vec<Arc<Custom>> = self
+            .resources
+            .read()
+            .values()
+            .filter_map(|resource| resource.custom.clone())
+            .collect();
+        customs.sort_by(|a, b| {
+            let key = |it: &Custom| (it.definition.group.clone(), it.definition.plural.clone());
+            key(a).cmp(&key(b))
+        });
+        customs
+    }
+
+    /// What is served under this name, if anything.
+    pub(crate) fn served(&self, group: &str, version: &str, resource: &str) -> Option<Served> {
+        self.engine.served(group, version, resource).or_else(|| {
+            self.resource(group, resource)?
+                .custom
+                .as_ref()?
+                .served(version)
+        })
     }
 
     /// The loaded cache of a resource.
@@ -161,7 +210,7 @@ impl Registry {
                 Cache::new(
                     resource.prefix.clone(),
                     resource.codec.clone(),
-                    resource.rules,
+                    resource.rules.clone(),
                     self.hub.fan_out().clone(),
                 )
             })

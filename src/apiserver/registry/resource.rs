@@ -2,12 +2,30 @@
 
 use std::sync::Arc;
 
-use api::custom::Definition;
 use api::kinds::Kind;
 use api::{GroupKind, GroupResource, GroupVersionKind, Status};
 
 use super::strategy::Strategy;
 use crate::cache::{Codec, prefix};
+use crate::custom::{Custom, CustomKind};
+
+/// The rules of a kind: those of the program, or those of a definition.
+#[derive(Clone)]
+pub(crate) enum Rules {
+    Builtin(&'static dyn Kind),
+    Custom(CustomKind),
+}
+
+impl std::ops::Deref for Rules {
+    type Target = dyn Kind;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Builtin(rules) => *rules,
+            Self::Custom(rules) => rules,
+        }
+    }
+}
 
 /// A resource with its own storage.
 pub(crate) struct Resource {
@@ -19,12 +37,12 @@ pub(crate) struct Resource {
     /// Where they live: `/registry/GROUP/RESOURCE/`.
     pub prefix: String,
     pub codec: Arc<Codec>,
-    pub rules: &'static dyn Kind,
+    pub rules: Rules,
     pub strategy: Strategy,
     /// Items of its lists leave out kind and version, as typed ones do.
     pub is_builtin: bool,
-    /// The definition of a custom resource.
-    pub custom: Option<Arc<Definition>>,
+    /// What defines it, unless the program does.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl Resource {
@@ -47,7 +65,7 @@ impl Resource {
             strategy: super::strategy::of(&group_resource.to_string()),
             prefix: prefix(&storage.group, resource),
             codec: Arc::new(Codec::new(&kind.kind, &storage.to_string())),
-            rules: api::kinds::of(&kind),
+            rules: Rules::Builtin(api::kinds::of(&kind)),
             storage_version: if storage.group == group {
                 storage.version.clone()
             } else {
@@ -59,6 +77,31 @@ impl Resource {
             group_resource,
             kind,
             namespaced,
+        }
+    }
+
+    /// The resource of a definition.
+    pub(crate) fn custom(custom: Arc<Custom>) -> Self {
+        let definition = &custom.definition;
+        let group_resource = GroupResource {
+            group: definition.group.clone(),
+            resource: definition.plural.clone(),
+        };
+        let storage = definition.api_version(&definition.storage_version);
+        Self {
+            strategy: super::strategy::of(""),
+            prefix: prefix(&definition.group, &definition.plural),
+            codec: Arc::new(Codec::custom(&definition.kind, &storage, custom.clone())),
+            rules: Rules::Custom(CustomKind(custom.clone())),
+            storage_version: definition.storage_version.clone(),
+            is_builtin: false,
+            kind: GroupKind {
+                group: definition.group.clone(),
+                kind: definition.kind.clone(),
+            },
+            namespaced: definition.namespaced,
+            group_resource,
+            custom: Some(custom),
         }
     }
 
@@ -85,6 +128,14 @@ impl Resource {
             .api_version()
             .split_once('/')
             .map_or("", |(group, _)| group)
+    }
+
+    /// Kind of its lists.
+    pub(crate) fn list_kind(&self) -> String {
+        match &self.custom {
+            Some(custom) => custom.definition.list_kind.clone(),
+            None => format!("{}List", self.kind.kind),
+        }
     }
 
     pub(crate) fn not_found(&self, name: &str) -> Status {

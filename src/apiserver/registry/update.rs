@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::commit::Commit;
-use super::create::{is_definition, name_of};
+use super::create::name_of;
 use super::{Call, Registry, now};
 use crate::admission::Operation;
 use crate::cache::Entry;
@@ -130,12 +130,9 @@ impl Registry {
         };
         let kind = resource.gvk(&call.version);
         let old = match &resource.custom {
-            // Custom resources are handled in the version of the request.
-            Some(_) => {
-                let value = current.value();
-                self.engine
-                    .in_request_version(resource, &call.version, value)
-            }
+            Some(_) => self
+                .engine
+                .in_request_version(resource, &call.version, current.value()),
             None => current.value(),
         };
         let now = now();
@@ -166,13 +163,18 @@ impl Registry {
         let context = call.context(&now);
         resource.rules.prepare_update(&mut new, &old, &context);
         meta::prepare_update(&mut new, &old);
-        let validate = match &resource.custom {
-            Some(_) => crate::customs::validate_update,
-            None => api::kinds::validate_update,
-        };
-        let mut errors = validate(resource.rules, &new, &old, resource.namespaced, &context);
-        if errors.is_empty() && call.subresource.is_empty() && is_definition(resource) {
-            errors = crate::customs::expression_errors(&new, Some(&old));
+        let mut errors = api::kinds::validate_update(
+            &*resource.rules,
+            &new,
+            &old,
+            resource.namespaced,
+            &context,
+        );
+        if resource.is("apiextensions.k8s.io", "customresourcedefinitions")
+            && call.subresource.is_empty()
+            && errors.is_empty()
+        {
+            errors = crate::custom::rule_errors(&new, Some(&old));
         }
         if !errors.is_empty() {
             return Err(self.invalid(call, &name_of(&new), errors));

@@ -298,7 +298,7 @@ impl Watching {
                     continue;
                 }
                 let event = Event::new(self.cache.codec.clone(), revision, current, previous);
-                if let Some(kind) = event.seen_by(&self.filter, self.cache.fields) {
+                if let Some(kind) = event.seen_by(&self.filter, &self.cache.fields) {
                     self.queue.push_back(Frame::Change(kind, Arc::new(event)));
                 }
             }

@@ -8,7 +8,7 @@ use super::{answer, call, decode, parent};
 use crate::engine::Patch;
 use crate::handlers::{Context, body, method_not_allowed};
 use crate::http::{RequestBody, Response};
-use crate::registry::{Call, Change, Registry};
+use crate::registry::{Call, Change, Registry, Resource};
 
 fn gvk() -> GroupVersionKind {
     GroupVersionKind::new("autoscaling", "v1", "Scale")
@@ -54,6 +54,36 @@ fn of(object: &Value) -> Value {
     })
 }
 
+/// The `Scale` of an object of a resource.
+fn shown(resource: &Resource, version: &str, object: &Value) -> Result<Value, Status> {
+    let scale = resource
+        .custom
+        .as_ref()
+        .and_then(|custom| custom.definition.version(version)?.scale.as_ref());
+    let Some(scale) = scale else {
+        return Ok(of(object));
+    };
+    let wrong = |error: String| Status::internal(error);
+    let Some(replicas) = scale.replicas(object).map_err(wrong)? else {
+        return Err(Status::internal(format!(
+            "the spec replicas field {:?} does not exist",
+            scale.spec
+        )));
+    };
+    let mut answer = of(object);
+    answer["spec"] = json!({});
+    if replicas != 0 {
+        answer["spec"]["replicas"] = replicas.into();
+    }
+    let ready = scale.ready(object).map_err(wrong)?.unwrap_or(0);
+    answer["status"] = json!({ "replicas": ready });
+    let selector = scale.labels(object).map_err(wrong)?;
+    if !selector.is_empty() {
+        answer["status"]["selector"] = selector.into();
+    }
+    Ok(answer)
+}
+
 /// A change of the replicas, by a whole `Scale` or a patch of it.
 enum Scaling<'a> {
     Replace(Value),
@@ -67,7 +97,10 @@ impl Change for Scaling<'_> {
         };
         let scale = match self {
             Self::Replace(scale) => scale.clone(),
-            Self::Patch(patch) => patch.apply_to(call, &gvk(), &of(current))?,
+            Self::Patch(patch) => {
+                let current = shown(&call.resource, &call.version, current)?;
+                patch.apply_to(call, &gvk(), &current)?
+            }
         };
         let metadata = &scale["metadata"];
         let text = |field: &str| metadata[field].as_str().unwrap_or_default();
@@ -106,7 +139,12 @@ impl Change for Scaling<'_> {
             ));
         }
         let mut new = current.clone();
-        new["spec"]["replicas"] = replicas.into();
+        let custom = call.resource.custom.as_ref();
+        let scale = custom.and_then(|it| it.definition.version(&call.version)?.scale.as_ref());
+        match scale {
+            Some(scale) => scale.set(&mut new, replicas),
+            None => new["spec"]["replicas"] = replicas.into(),
+        }
         let version = text("resourceVersion");
         let metadata = api::meta::metadata_mut(&mut new);
         if version.is_empty() {
@@ -134,7 +172,13 @@ pub(super) async fn scale(
                 .read(&resource, &key)
                 .await?
                 .ok_or_else(|| resource.not_found(&info.name))?;
-            return Ok(answer(context, None, 200, &of(&entry.value())));
+            let mut object = entry.value();
+            if resource.custom.is_some() {
+                let engine = &registry.engine;
+                object = engine.in_request_version(&resource, &info.version, object);
+            }
+            let scale = shown(&resource, &info.version, &object)?;
+            return Ok(answer(context, None, 200, &scale));
         }
         Method::PUT => {
             let (call, _) = call(context, resource, "UpdateOptions")?;
@@ -150,10 +194,11 @@ pub(super) async fn scale(
         _ => return Err(method_not_allowed()),
     };
     let updated = registry.update(&call, &change).await?;
-    Ok(answer(
-        context,
-        Some(&call),
-        200,
-        &of(&updated.entry.value()),
-    ))
+    let mut object = updated.entry.value();
+    if call.resource.custom.is_some() {
+        let engine = &registry.engine;
+        object = engine.in_request_version(&call.resource, &call.version, object);
+    }
+    let scale = shown(&call.resource, &call.version, &object)?;
+    Ok(answer(context, Some(&call), 200, &scale))
 }

@@ -7,7 +7,7 @@ use api::{
 };
 
 /// One decoder.
-pub struct Target {
+pub(crate) struct Target {
     /// What it decodes.
     pub name: &'static str,
     /// Inputs that reach most of it.
@@ -24,7 +24,7 @@ const SECRET: &[u8] =
     br#"{"kind":"Secret","data":{"a":"aGk=","b":[1,2]},"type":"\u00e9\ud83d\ude00"}"#;
 
 /// Every decoder of the crate.
-pub const TARGETS: &[Target] = &[
+pub(crate) const TARGETS: &[Target] = &[
     Target {
         name: "json",
         seeds: &[POD, CRD, SECRET],

@@ -1,156 +1,200 @@
-//! Custom resources from their definition to their end.
+//! Custom resources, from their definition to their end.
 
 use serde_json::{Value, json};
 
 use super::World;
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const GIZMOS: &str = "/apis/example.com/v1/namespaces/default/gizmos";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
 
 fn definition() -> Value {
     json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": { "name": "gizmos.example.com" },
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": "widgets.example.com" },
         "spec": {
-            "group": "example.com", "scope": "Namespaced",
-            "names": { "plural": "gizmos", "kind": "Gizmo", "shortNames": ["gz"] },
+            "group": "example.com",
+            "scope": "Namespaced",
+            "names": { "plural": "widgets", "kind": "Widget", "shortNames": ["wd"] },
             "versions": [{
                 "name": "v1", "served": true, "storage": true,
-                "subresources": { "status": {} },
+                "subresources": {
+                    "status": {},
+                    "scale": { "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas" },
+                },
                 "selectableFields": [{ "jsonPath": ".spec.color" }],
-                "schema": { "openAPIV3Schema": { "type": "object", "properties": {
-                    "spec": { "type": "object", "required": ["size"], "properties": {
-                        "size": { "type": "integer", "minimum": 1 },
-                        "color": { "type": "string", "default": "blue" },
-                    } },
-                    "status": { "type": "object", "properties": {
-                        "phase": { "type": "string" },
-                    } },
-                } } },
+                "additionalPrinterColumns": [{ "name": "Color", "type": "string", "jsonPath": ".spec.color" }],
+                "schema": { "openAPIV3Schema": {
+                    "type": "object",
+                    "properties": {
+                        "spec": {
+                            "type": "object",
+                            "required": ["color"],
+                            "properties": {
+                                "color": { "type": "string", "enum": ["red", "blue"] },
+                                "replicas": { "type": "integer", "minimum": 0, "default": 3 },
+                            },
+                        },
+                        "status": { "type": "object", "properties": { "replicas": { "type": "integer" } } },
+                    },
+                } },
             }],
         },
     })
 }
 
-fn gizmo(name: &str, spec: Value) -> Value {
+fn widget(name: &str, spec: Value) -> Value {
     json!({
-        "apiVersion": "example.com/v1", "kind": "Gizmo",
+        "apiVersion": "example.com/v1", "kind": "Widget",
         "metadata": { "name": name }, "spec": spec,
     })
 }
 
-impl World {
-    async fn define(&self, definition: Value) {
-        let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
-        let (code, answer) = self.send("POST", DEFINITIONS, definition).await;
-        assert_eq!(code, 201, "{answer}");
-        let path = format!("{DEFINITIONS}?watch=1&fieldSelector=metadata.name={name}");
-        let mut events = self.watch(&path).await;
-        loop {
-            let event = events.next().await.unwrap();
-            let conditions = event["object"]["status"]["conditions"].clone();
-            let all = conditions.as_array().cloned().unwrap_or_default();
-            if all
-                .iter()
-                .any(|it| it["type"] == "Established" && it["status"] == "True")
-            {
-                return;
-            }
+/// Creates the definition and waits until it is established.
+async fn established(world: &World) {
+    let mut watch = world.watch(&format!("{DEFINITIONS}?watch=1")).await;
+    let (code, created) = world.send("POST", DEFINITIONS, definition()).await;
+    assert_eq!(code, 201, "{created}");
+    assert_eq!(created["spec"]["names"]["listKind"], "WidgetList");
+    assert_eq!(created["status"]["storedVersions"], json!(["v1"]));
+    loop {
+        let event = watch.next().await.unwrap();
+        let conditions = event["object"]["status"]["conditions"].as_array().cloned();
+        let is_done = |it: &Value| it["type"] == "Established" && it["status"] == "True";
+        if conditions.unwrap_or_default().iter().any(is_done) {
+            return;
         }
     }
 }
 
 #[tokio::test]
-async fn custom_resources_are_served_once_established() {
+async fn custom_resources_are_served_as_any_other() {
     let world = World::start().await;
-    world.define(definition()).await;
-    let made = json!({ "size": 3, "unknown": 1 });
-    let (code, answer) = world.send("POST", GIZMOS, gizmo("a", made)).await;
-    assert_eq!(code, 201, "{answer}");
-    assert_eq!(answer["spec"], json!({ "size": 3, "color": "blue" }));
-    assert_eq!(answer["metadata"]["generation"], 1);
-    assert_eq!(
-        *world.warnings.lock().unwrap(),
-        ["299 - \"unknown field \\\"spec.unknown\\\"\""]
-    );
+    established(&world).await;
+    let (code, list) = world.send("GET", "/apis/example.com/v1", Value::Null).await;
+    assert_eq!(code, 200);
+    assert_eq!(list["resources"][0]["shortNames"], json!(["wd"]));
 
-    let (code, answer) = world
-        .send("POST", GIZMOS, gizmo("b", json!({ "size": 0 })))
-        .await;
+    // Defaults are set, unknown fields go, status is not for everyone.
+    let mut body = widget("a", json!({ "color": "red", "extra": 1 }));
+    body["status"] = json!({ "replicas": 7 });
+    let (code, created) = world.send("POST", WIDGETS, body).await;
+    assert_eq!(code, 201, "{created}");
+    assert_eq!(created["spec"], json!({ "color": "red", "replicas": 3 }));
+    assert_eq!(created["status"], Value::Null);
+    assert_eq!(created["metadata"]["generation"], 1);
+
+    // What is wrong is said as upstream says it.
+    let wrong = widget("b", json!({ "color": "green", "replicas": -1 }));
+    let (code, status) = world.send("POST", WIDGETS, wrong).await;
     assert_eq!(code, 422);
-    assert_eq!(
-        answer["message"],
-        "Gizmo.example.com \"b\" is invalid: spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"
-    );
-
-    let path = format!("{GIZMOS}/a");
-    let change = json!({ "spec": { "color": "red" }, "status": { "phase": "x" } });
-    let (code, answer) = world.send("PATCH", &path, change.clone()).await;
-    assert_eq!(code, 200, "{answer}");
-    assert_eq!(
-        (&answer["spec"]["color"], &answer["status"]),
-        (&json!("red"), &Value::Null)
-    );
-    assert_eq!(answer["metadata"]["generation"], 2);
-    let (code, answer) = world.send("PATCH", &format!("{path}/status"), change).await;
-    assert_eq!(
-        (code, &answer["status"]["phase"]),
-        (200, &json!("x")),
-        "{answer}"
-    );
-
-    let (_, list) = world
-        .send(
-            "GET",
-            &format!("{GIZMOS}?fieldSelector=spec.color=red"),
-            Value::Null,
-        )
-        .await;
-    assert_eq!(
-        (&list["kind"], list["items"].as_array().unwrap().len()),
-        (&json!("GizmoList"), 1)
-    );
-    let (_, found) = world.send("GET", "/apis/example.com/v1", Value::Null).await;
-    assert_eq!(found["resources"][0]["shortNames"], json!(["gz"]));
-    assert_eq!(found["resources"][1]["name"], "gizmos/status");
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn objects_go_before_their_definition() {
-    let world = World::start().await;
-    world.define(definition()).await;
-    let (code, _) = world
-        .send("POST", GIZMOS, gizmo("a", json!({ "size": 1 })))
-        .await;
-    assert_eq!(code, 201);
-    let path = format!("{DEFINITIONS}?watch=1&fieldSelector=metadata.name=gizmos.example.com");
-    let mut events = world.watch(&path).await;
-    let name = format!("{DEFINITIONS}/gizmos.example.com");
-    let (code, answer) = world.send("DELETE", &name, Value::Null).await;
-    assert_eq!(code, 200, "{answer}");
-    while events.next().await.unwrap()["type"] != "DELETED" {}
-    let (code, _) = world.send("GET", &name, Value::Null).await;
-    assert_eq!(code, 404);
-    world.define(definition()).await;
-    let (code, list) = world.send("GET", GIZMOS, Value::Null).await;
-    assert_eq!((code, &list["items"]), (200, &json!([])));
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn definitions_are_checked() {
-    let world = World::start().await;
-    let mut wrong = definition();
-    wrong["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-preserve-unknown-fields"] =
-        false.into();
-    wrong["spec"]["scope"] = "Galaxy".into();
-    let (code, answer) = world.send("POST", DEFINITIONS, wrong).await;
-    assert_eq!(code, 422);
-    let message = answer["message"].as_str().unwrap();
+    let message = status["message"].as_str().unwrap();
     assert!(
-        message.contains("spec.scope: Unsupported value: \"Galaxy\""),
+        message.contains(
+            "spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\""
+        ),
         "{message}"
     );
+
+    let one = format!("{WIDGETS}/a");
+    let (_, changed) = world
+        .send("PATCH", &one, json!({ "spec": { "color": "blue" } }))
+        .await;
+    assert_eq!(changed["metadata"]["generation"], 2);
+    let (_, scale) = world
+        .send(
+            "PATCH",
+            &format!("{one}/scale"),
+            json!({ "spec": { "replicas": 5 } }),
+        )
+        .await;
+    assert_eq!(scale["spec"]["replicas"], 5);
+    for (selector, count) in [("spec.color%3Dblue", 1), ("spec.color%3Dred", 0)] {
+        let path = format!("{WIDGETS}?fieldSelector={selector}");
+        let (_, list) = world.send("GET", &path, Value::Null).await;
+        assert_eq!(list["kind"], "WidgetList");
+        assert_eq!(list["items"].as_array().unwrap().len(), count, "{selector}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn instances_go_before_their_definition() {
+    let world = World::start().await;
+    established(&world).await;
+    let mut held = widget("held", json!({ "color": "red" }));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    world.send("POST", WIDGETS, held).await;
+    world
+        .send("POST", WIDGETS, widget("free", json!({ "color": "red" })))
+        .await;
+    let mut widgets = world.watch(&format!("{WIDGETS}?watch=1")).await;
+    let mut definitions = world.watch(&format!("{DEFINITIONS}?watch=1")).await;
+    let one = format!("{DEFINITIONS}/widgets.example.com");
+    let (code, marked) = world.send("DELETE", &one, Value::Null).await;
+    assert_eq!(code, 200);
+    assert_eq!(
+        marked["metadata"]["finalizers"],
+        json!(["customresourcecleanup.apiextensions.k8s.io"])
+    );
+    // Both are told to go; the one that is held goes when it is let go.
+    let path = format!("{WIDGETS}/held");
+    loop {
+        let held = widgets.next().await.unwrap()["object"]["metadata"].take();
+        if held["name"] == "held" && !held["deletionTimestamp"].is_null() {
+            break;
+        }
+    }
+    world
+        .send(
+            "PATCH",
+            &path,
+            json!({ "metadata": { "finalizers": null } }),
+        )
+        .await;
+    loop {
+        let event = definitions.next().await.unwrap();
+        if event["type"] == "DELETED" {
+            break;
+        }
+    }
+    let (code, _) = world.send("GET", &one, Value::Null).await;
+    assert_eq!(code, 404);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn bad_definitions_are_refused() {
+    let world = World::start().await;
+    let cases: [(&str, Value, &str); 4] = [
+        (
+            "/metadata/name",
+            json!("other"),
+            "must be spec.names.plural",
+        ),
+        (
+            "/spec/scope",
+            json!("Global"),
+            "supported values: \"Cluster\", \"Namespaced\"",
+        ),
+        (
+            "/spec/versions/0/storage",
+            json!(false),
+            "exactly one version marked as storage",
+        ),
+        (
+            "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/color",
+            json!({ "enum": ["red"] }),
+            "type: Required value: must not be empty for specified object fields",
+        ),
+    ];
+    for (pointer, value, part) in cases {
+        let mut body = definition();
+        *body.pointer_mut(pointer).unwrap() = value;
+        let (code, status) = world.send("POST", DEFINITIONS, body).await;
+        assert_eq!(code, 422, "{pointer}");
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains(part), "{pointer}: {message}");
+    }
     world.stop().await;
 }

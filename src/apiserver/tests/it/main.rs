@@ -4,6 +4,7 @@
 
 mod admission;
 mod custom;
+mod definitions;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
