@@ -4,7 +4,7 @@
 //! structs as `encoding/json` does: fields in the order of the Go type, not of
 //! their names. Versioned types have their order in the schema table; what
 //! validation prints are mostly unversioned types, whose names and order are
-//! in a table of their own ([`table`]). An error finds its type by its path,
+//! in a table of their own (`table`). An error finds its type by its path,
 //! so that rules need not know any of this.
 
 mod diff;

@@ -2,7 +2,7 @@
 
 /// Why decoding ended early.
 pub(super) enum Stop {
-    /// Malformed; the message is found by [`syntax::error`].
+    /// Malformed; the message is found by `decode::syntax`.
     Syntax,
     /// What a type with its own decoder said.
     Failed(Failure),
