@@ -69,6 +69,12 @@ impl Custom {
     pub(crate) fn served(&self, version: &str) -> Option<Served> {
         let definition = &self.definition;
         let of = definition.version(version).filter(|it| it.served)?;
+        // No webhook is asked to convert: what would have to be is not served,
+        // rather than served unconverted.
+        let converts = self.source["spec"]["conversion"]["strategy"] == "Webhook";
+        if converts && version != definition.storage_version {
+            return None;
+        }
         let mut subresources = Vec::new();
         let changing = || Verbs::new(["get", "patch", "update"]);
         if of.has_status {

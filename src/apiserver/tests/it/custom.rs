@@ -52,8 +52,12 @@ fn widget(name: &str, spec: Value) -> Value {
 
 /// Creates the definition and waits until it is established.
 async fn established(world: &World) {
+    establish(world, definition()).await;
+}
+
+async fn establish(world: &World, definition: Value) {
     let mut watch = world.watch(&format!("{DEFINITIONS}?watch=1")).await;
-    let (code, created) = world.send("POST", DEFINITIONS, definition()).await;
+    let (code, created) = world.send("POST", DEFINITIONS, definition).await;
     assert_eq!(code, 201, "{created}");
     assert_eq!(created["spec"]["names"]["listKind"], "WidgetList");
     assert_eq!(created["status"]["storedVersions"], json!(["v1"]));
@@ -160,6 +164,30 @@ async fn instances_go_before_their_definition() {
     }
     let (code, _) = world.send("GET", &one, Value::Null).await;
     assert_eq!(code, 404);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn versions_that_a_webhook_converts_are_not_served() {
+    let world = World::start().await;
+    let mut body = definition();
+    let mut other = body["spec"]["versions"][0].clone();
+    other["name"] = "v2".into();
+    other["storage"] = false.into();
+    body["spec"]["versions"].as_array_mut().unwrap().push(other);
+    body["spec"]["conversion"] = json!({
+        "strategy": "Webhook",
+        "webhook": {
+            "clientConfig": { "url": "https://127.0.0.1:1/convert" },
+            "conversionReviewVersions": ["v1"],
+        },
+    });
+    establish(&world, body).await;
+    for (version, wanted) in [("v1", 200), ("v2", 404)] {
+        let path = format!("/apis/example.com/{version}/namespaces/default/widgets");
+        let (code, answer) = world.send("GET", &path, Value::Null).await;
+        assert_eq!(code, wanted, "{answer}");
+    }
     world.stop().await;
 }
 
