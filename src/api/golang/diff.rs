@@ -148,15 +148,15 @@ fn steps(old: &[String], new: &[String]) -> Vec<Step> {
         places.retain(|_, at| at.len() <= common);
     }
     let mut blocks = Vec::new();
-    let mut todo = vec![(0..old.len(), 0..new.len())];
-    while let Some((left, right)) = todo.pop() {
+    let mut pending = vec![(0..old.len(), 0..new.len())];
+    while let Some((left, right)) = pending.pop() {
         let (i, j, size) = longest(old, new, &places, &left, &right);
         if size == 0 {
             continue;
         }
         blocks.push((i, j, size));
-        todo.push((left.start..i, right.start..j));
-        todo.push((i + size..left.end, j + size..right.end));
+        pending.push((left.start..i, right.start..j));
+        pending.push((i + size..left.end, j + size..right.end));
     }
     blocks.sort_unstable();
     blocks.push((old.len(), new.len(), 0));
