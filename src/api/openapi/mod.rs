@@ -72,6 +72,7 @@ pub fn write_v3<'a>(
     group: &str,
     version: &str,
     resources: impl IntoIterator<Item = &'a Resource>,
+    customs: impl IntoIterator<Item = &'a Custom>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let mut builder = Builder::new();
@@ -81,30 +82,12 @@ pub fn write_v3<'a>(
     builder
         .group_versions
         .retain(|it| *it == own || *it == core);
+    if !builder.group_versions.contains(&own) {
+        builder.group_versions.push(own);
+    }
     for resource in resources {
         builder.resource(resource);
     }
-    builder.finish(Dialect::V3, out)
-}
-
-/// Writes the v3 document of one group and version of custom resources as JSON.
-///
-/// # Errors
-///
-/// Those of `out`.
-pub fn write_v3_custom<'a>(
-    group: &str,
-    version: &str,
-    customs: impl IntoIterator<Item = &'a Custom>,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let mut builder = Builder::new();
-    builder.group(group, version);
-    let core = (String::new(), "v1".to_owned());
-    builder.group_versions.retain(|it| *it == core);
-    builder
-        .group_versions
-        .push((group.to_owned(), version.to_owned()));
     for custom in customs {
         builder.custom(custom);
     }

@@ -9,7 +9,7 @@ fn of_group<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'stat
 
 fn v3(group: &str, version: &str) -> Value {
     let mut out = Vec::new();
-    write_v3(group, version, of_group(group, version), &mut out).unwrap();
+    write_v3(group, version, of_group(group, version), [], &mut out).unwrap();
     serde_json::from_slice(&out).unwrap()
 }
 

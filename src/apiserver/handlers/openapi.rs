@@ -42,12 +42,9 @@ pub(crate) async fn handle(context: &Context<'_>, path: &str) -> Result<Response
         "/openapi/v2" => v2_form(headers)?,
         "/openapi/v3" => {
             let names = names(scheme, &published);
-            let hashed = names.iter().map(|name| {
-                (
-                    name.as_str(),
-                    openapi::hash(name, salt(scheme, name, &published)),
-                )
-            });
+            let hashed = names
+                .iter()
+                .map(|name| (name.as_str(), openapi::hash(name, salt(name, &published))));
             let index = openapi::v3_index(hashed).to_string();
             return Ok(object(200, "text/plain; charset=utf-8", index));
         }
@@ -59,7 +56,7 @@ pub(crate) async fn handle(context: &Context<'_>, path: &str) -> Result<Response
         },
     };
     let hash = match &document {
-        Document::V3(name) => openapi::hash(name, salt(scheme, name, &published)),
+        Document::V3(name) => openapi::hash(name, salt(name, &published)),
         _ => openapi::hash("v2", &published.salt),
     };
     let asked = context.query.get("hash");
@@ -143,11 +140,13 @@ fn served(scheme: &Scheme) -> impl Iterator<Item = &Resource> {
 }
 
 /// What tells apart the states of a document that can change.
-fn salt<'a>(scheme: &Scheme, name: &str, published: &'a Published) -> &'a str {
-    let is_builtin = names(scheme, &Published::default())
-        .iter()
-        .any(|it| it == name);
-    if is_builtin { "" } else { &published.salt }
+fn salt<'a>(name: &str, published: &'a Published) -> &'a str {
+    let mut parts = name.split('/').skip(1);
+    let is_custom = match (parts.next(), parts.next()) {
+        (Some(group), Some(version)) => published.of(group, version).next().is_some(),
+        _ => false,
+    };
+    if is_custom { &published.salt } else { "" }
 }
 
 /// Every v3 document.
@@ -210,10 +209,7 @@ fn write_to(
         ["apis", group, version] => (*group, *version),
         _ => return Ok(()),
     };
-    if published.of(group, version).next().is_some() {
-        return openapi::write_v3_custom(group, version, published.of(group, version), out);
-    }
     let own = served(scheme)
         .filter(|resource| resource.gvk.group == group && resource.gvk.version == version);
-    openapi::write_v3(group, version, own, out)
+    openapi::write_v3(group, version, own, published.of(group, version), out)
 }
